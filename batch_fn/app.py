@@ -1,0 +1,91 @@
+"""What every step works with: the settings, the ledger, the containers, the queues and the service, made once."""
+
+import functools
+import logging
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from batch_fn.settings import Settings
+
+if TYPE_CHECKING:
+    from batch_fn.containers import Containers
+    from batch_fn.ledger import Ledger
+    from batch_fn.openai_batches import OpenAIBatches
+    from batch_fn.queues import Queues
+
+
+@dataclass(frozen=True)
+class App:
+    """The app's hands, each made when it is first used: a trigger that needs no OpenAI client does not pay for one."""
+
+    settings: Settings
+
+    @cached_property
+    def containers(self) -> "Containers":
+        """Blob storage."""
+        from azure.storage.blob import BlobServiceClient
+
+        from batch_fn.containers import CHUNK_BYTES, Containers
+
+        sizes: Any = {"max_single_get_size": CHUNK_BYTES, "max_chunk_get_size": CHUNK_BYTES}
+        settings = self.settings
+        if settings.storage:
+            service = BlobServiceClient.from_connection_string(settings.storage, **sizes)
+        else:
+            service = BlobServiceClient(settings.storage_blob_uri, self._credential, **sizes)
+        return Containers(service, settings)
+
+    @cached_property
+    def queues(self) -> "Queues":
+        """Storage queues."""
+        from azure.storage.queue import QueueServiceClient
+
+        from batch_fn.queues import Queues
+
+        settings = self.settings
+        if settings.storage:
+            return Queues(QueueServiceClient.from_connection_string(settings.storage), settings)
+        return Queues(QueueServiceClient(settings.storage_queue_uri, self._credential), settings)
+
+    @cached_property
+    def ledger(self) -> "Ledger":
+        """Table storage."""
+        from azure.data.tables import TableServiceClient
+
+        from batch_fn.ledger import Ledger
+
+        settings = self.settings
+        if settings.storage:
+            service = TableServiceClient.from_connection_string(settings.storage)
+        else:
+            service = TableServiceClient(settings.storage_table_uri, credential=self._credential)
+        return Ledger(
+            service,
+            jobs_table=settings.jobs_table,
+            work_table=settings.work_table,
+            deployments_table=settings.deployments_table,
+        )
+
+    @cached_property
+    def service(self) -> "OpenAIBatches":
+        """Azure OpenAI."""
+        from batch_fn.openai_batches import OpenAIBatches
+
+        return OpenAIBatches.connect(self.settings)
+
+    @cached_property
+    def _credential(self) -> Any:
+        from azure.identity import ManagedIdentityCredential
+
+        client_id = self.settings.storage_client_id
+        return ManagedIdentityCredential(client_id=client_id) if client_id else ManagedIdentityCredential()
+
+
+@functools.cache
+def start() -> App:
+    """Return the app of this process, made on the first call. Raises: SettingError."""
+    # The Azure SDK logs two INFO records for each call it makes; the OpenAI client's HTTP library logs one.
+    for name in ("azure.core.pipeline.policies.http_logging_policy", "httpx2"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    return App(Settings.read())

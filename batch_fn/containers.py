@@ -1,0 +1,263 @@
+"""Blob storage: read a drop by range and ETag, keep a copy of it, write results. Nothing here holds a file whole."""
+
+import contextlib
+import time
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+
+if TYPE_CHECKING:
+    from azure.storage.blob import BlobClient, BlobServiceClient
+
+    from batch_fn.settings import Settings
+
+CHUNK_BYTES = 4 * 1024 * 1024
+"""How much is asked for, and sent, at a time."""
+
+COPY_POLL_SECONDS = 0.5
+
+
+class DropGoneError(Exception):
+    """The version of the drop that was to be read is there no more: it was overwritten or deleted."""
+
+
+class Drop(NamedTuple):
+    """One version of a blob in the inbox."""
+
+    container: str
+    name: str
+    etag: str
+    bytes: int
+    last_modified: datetime
+    metadata: dict[str, str]
+
+
+class Containers:
+    """The blob containers, by what the app asks of them."""
+
+    def __init__(self, service: "BlobServiceClient", settings: "Settings") -> None:
+        self._service = service
+        self._settings = settings
+
+    def drop(self, client: "BlobClient") -> Drop | None:
+        """Return the version of the blob that is there now, None if there is none."""
+        from azure.core.exceptions import ResourceNotFoundError
+
+        try:
+            found = client.get_blob_properties()
+        except ResourceNotFoundError:
+            return None
+        return _drop(found)
+
+    def inbox(self) -> Iterator[Drop]:
+        """Yield what lies in the inbox."""
+        container = self._service.get_container_client(self._settings.input_container)
+        for found in container.list_blobs(include=["metadata"]):
+            drop = _drop(found)
+            if drop.metadata.get("hdi_isfolder") != "true":  # a folder, where the account has a hierarchy of them
+                yield drop
+
+    def drop_client(self, name: str) -> "BlobClient":
+        """Return the client for a blob in the inbox."""
+        return self._blob(self._settings.input_container, name)
+
+    def read_drop(self, drop: Drop) -> Iterator[bytes]:
+        """Yield the drop's content, of that very version.
+
+        Raises:
+            DropGoneError: if the blob is overwritten or deleted before all is read.
+        """
+        from azure.core.exceptions import ResourceModifiedError, ResourceNotFoundError
+
+        blob = self._blob(drop.container, drop.name)
+        try:
+            yield from blob.download_blob(**_if_still(drop.etag)).chunks()
+        except (ResourceModifiedError, ResourceNotFoundError) as error:
+            raise DropGoneError(drop.name) from error
+
+    def keep(self, container: str, name: str, etag: str, path: str) -> None:
+        """Copy that very version of a drop to its place in the archive, within storage: no byte passes through here.
+
+        Raises:
+            DropGoneError: if the blob was overwritten or deleted.
+        """
+        from azure.core import MatchConditions
+        from azure.core.exceptions import ResourceModifiedError, ResourceNotFoundError
+
+        source = self._blob(container, name)
+        kept = self._blob(self._settings.archive_container, f"{path}.jsonl")
+        try:
+            copy = kept.start_copy_from_url(
+                source.url,
+                source_etag=f'"{etag}"',
+                source_match_condition=MatchConditions.IfNotModified,
+            )
+        except (ResourceModifiedError, ResourceNotFoundError) as error:
+            raise DropGoneError(name) from error
+        _wait_for_copy(kept, copy)
+
+    def kept(self, path: str) -> str:
+        """Return the archive's place for that path, as container/name."""
+        return f"{self._settings.archive_container}/{path}.jsonl"
+
+    def take_out(self, container: str, name: str, etag: str) -> None:
+        """Delete the drop from the inbox, if that very version is still there."""
+        from azure.core.exceptions import ResourceModifiedError, ResourceNotFoundError
+
+        try:
+            self._blob(container, name).delete_blob(**_if_still(etag))
+        except (ResourceModifiedError, ResourceNotFoundError):
+            return  # deleted, or a new version with a job of its own
+
+    def read(self, container: str, name: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """Yield a blob's content, or that byte range of it."""
+        if length == 0:
+            return
+        yield from self._blob(container, name).download_blob(offset=offset, length=length).chunks()
+
+    def writer(self, container: str, name: str, block_bytes: int = CHUNK_BYTES) -> "Writer":
+        """Return a writer for a blob; until it is closed, what was there before stays to be seen."""
+        return Writer(self._blob(container, name), f"{container}/{name}", block_bytes)
+
+    def write(self, container: str, name: str, content: Iterable[bytes]) -> str | None:
+        """Write a blob of lines whole. Return its place, as container/name, None if there was no line."""
+        with self.writer(container, name) as writer:
+            for piece in content:
+                writer.write(piece)
+        return writer.place
+
+    def write_report(self, path: str, report: Any) -> str:
+        """Write a job's report. Return its place, as container/name."""
+        from azure.storage.blob import ContentSettings
+
+        container = self._settings.reports_container
+        document = msgspec.json.format(msgspec.json.encode(report), indent=2)
+        json = ContentSettings(content_type="application/json")
+        self._blob(container, f"{path}.json").upload_blob(document, overwrite=True, content_settings=json)
+        return f"{container}/{path}.json"
+
+    def report(self, path: str) -> dict[str, Any] | None:
+        """Return a job's report, None if it is not written yet."""
+        from azure.core.exceptions import ResourceNotFoundError
+
+        try:
+            document = self._blob(self._settings.reports_container, f"{path}.json").download_blob().readall()
+        except ResourceNotFoundError:
+            return None
+        found: dict[str, Any] = msgspec.json.decode(document)
+        return found
+
+    def url(self, container: str, name: str) -> str:
+        """Return the URL of a blob, or of a folder of blobs."""
+        return self._blob(container, name).url
+
+    def read_url(self, url: str) -> Iterator[bytes] | None:
+        """Return the content of the blob at a URL that the service gave, None if there is no such blob."""
+        from azure.core.exceptions import ResourceNotFoundError
+
+        # Only the path counts: the service may write host or port in another way, and add a query.
+        root = urlsplit(self._service.url).path.rstrip("/") + "/"
+        path = unquote(urlsplit(url).path.removeprefix(root))
+        container, _, name = path.partition("/")
+        try:
+            return self._blob(container, name).download_blob().chunks()
+        except ResourceNotFoundError:
+            return None
+
+    def clear_work(self, job_id: str) -> None:
+        """Delete everything of a job in the work container."""
+        from azure.core.exceptions import ResourceNotFoundError
+
+        work = self._service.get_container_client(self._settings.work_container)
+        # Where the account has a hierarchy, folders are listed too, and can only be deleted when they are empty.
+        for name in sorted(work.list_blob_names(name_starts_with=f"{job_id}/"), reverse=True):
+            with contextlib.suppress(ResourceNotFoundError):
+                work.delete_blob(name)
+
+    def _blob(self, container: str, name: str) -> "BlobClient":
+        return self._service.get_blob_client(container, name)
+
+
+def _drop(properties: Any) -> Drop:
+    return Drop(
+        container=properties.container,
+        name=properties.name,
+        etag=properties.etag.strip('"'),
+        bytes=properties.size,
+        last_modified=properties.last_modified,
+        metadata=dict(properties.metadata or {}),
+    )
+
+
+def _if_still(etag: str) -> dict[str, Any]:
+    """Return the condition that a blob is of that version. ETags are kept without the quotes that HTTP puts around."""
+    from azure.core import MatchConditions
+
+    return {"etag": f'"{etag}"', "match_condition": MatchConditions.IfNotModified}
+
+
+def _wait_for_copy(blob: "BlobClient", copy: dict[str, Any]) -> None:
+    """Wait until the copy is there; within one account it mostly is at once."""
+    status = copy["copy_status"]
+    while status == "pending":
+        time.sleep(COPY_POLL_SECONDS)
+        status = blob.get_blob_properties().copy.status
+    if status != "success":
+        raise OSError(f"the copy to the archive ended as {status}")
+
+
+class Writer:
+    """Writes one blob, a block at a time; the blob appears, whole, when the writer is closed without an error.
+
+    Nothing is written if nothing was given: `place` is None then.
+    """
+
+    def __init__(self, blob: "BlobClient", place: str, block_bytes: int) -> None:
+        self._blob = blob
+        self._block_bytes = block_bytes
+        self._place = place
+        self._held = bytearray()
+        self._blocks: list[Any] = []
+        self.lines = 0
+
+    @property
+    def place(self) -> str | None:
+        """Where the blob is, as container/name; None if it has no line."""
+        return self._place if self.lines else None
+
+    def write(self, line: bytes) -> None:
+        """Add one line, with its end."""
+        self.lines += 1
+        self._held += line
+        if len(self._held) >= self._block_bytes:
+            self._stage()
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None and self.lines:
+            self._commit()
+
+    def _stage(self) -> None:
+        from azure.storage.blob import BlobBlock
+
+        # The ids are the same each time: writing again what was half written leaves no blocks of another kind behind.
+        block = f"{len(self._blocks):08d}"
+        self._blob.stage_block(block, bytes(self._held))
+        self._blocks.append(BlobBlock(block))
+        self._held.clear()
+
+    def _commit(self) -> None:
+        from azure.storage.blob import ContentSettings
+
+        jsonl = ContentSettings(content_type="application/jsonl")
+        if not self._blocks:
+            self._blob.upload_blob(bytes(self._held), overwrite=True, content_settings=jsonl)
+            return
+        if self._held:
+            self._stage()
+        self._blob.commit_block_list(self._blocks, content_settings=jsonl)

@@ -1,0 +1,205 @@
+"""A job ends: output, errors and report are written, whoever waits is told, and what is not needed any more is deleted.
+
+The order is the promise: where the report stands, the job's results are whole; and nothing is deleted before its copy
+is durable. Every step may be done again.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from batch_fn import clock, journal
+from batch_fn.app import App
+from batch_fn.containers import DropGoneError
+from batch_fn.jobs import REPORTED_FINDINGS, Job, JobState, Outcome, Part, outcome, service_findings
+from batch_fn.ledger import ConflictError, Finished, Held, Work
+from batch_fn.reports import report
+from batch_fn.results import Final, merge, unpack
+
+if TYPE_CHECKING:
+    from batch_fn.intake import Findings
+
+
+class DoesNotAddUpError(Exception):
+    """The results of a job are not exactly its requests; it is not finished, and somebody has to look."""
+
+
+def finish_rejected(app: App, held: Held[Job], findings: "Findings") -> None:
+    """Write what is wrong with a drop, and close its job."""
+    with _finishing(app, held) as job:
+        if job is None:
+            return
+        written = app.containers.report(job.row.path)
+        document = written or _write_findings(app, job.row, findings)
+        work = app.ledger.work(job.row.job_id) or Work(job)
+        _conclude(app, work, document, again=written is not None)
+
+
+def finish(app: App, work: Work, last: tuple[Part, Iterator[Final]] | None = None) -> bool:
+    """Bring the results of all parts together and close the job. Return False if another instance is at it.
+
+    `last` is the part whose results are still at hand here and were not kept in the work container, with its results.
+
+    Raises:
+        DoesNotAddUpError: if the results are not exactly the job's requests.
+    """
+    with _finishing(app, work.job) as job:
+        if job is None:
+            return False
+        written = app.containers.report(job.row.path)
+        document = written or _write_results(app, job.row, _settled(work, last[0] if last else None), last)
+        _conclude(app, Work(job, work.parts), document, again=written is not None)
+        return True
+
+
+def _write_findings(app: App, job: Job, findings: "Findings") -> dict[str, Any]:
+    """Write errors and report of a rejected drop. Return the report."""
+    errors = app.containers.write(app.settings.errors_container, f"{job.path}.jsonl", findings.lines())
+    try:
+        app.containers.keep(job.container, job.name, job.etag, job.path)
+        archive: str | None = app.containers.kept(job.path)
+    except DropGoneError:
+        archive = None
+    document = report(
+        job,
+        status=Outcome.REJECTED,
+        succeeded=0,
+        failed=0,
+        findings=findings.first,
+        finding_count=findings.count,
+        outputs={"output": None, "errors": errors, "archive": archive},
+    )
+    app.containers.write_report(job.path, document)
+    return document
+
+
+def clear_if_gone(app: App, job_id: str) -> None:
+    """Delete what was written here after the job had been finished, or its bundle forgotten: nobody else would."""
+    work = app.ledger.work(job_id)
+    forgotten = work is None or (work.job.row.bundle and work.job.row.state is JobState.FINISHING)
+    if forgotten or app.ledger.finished(job_id) is not None:
+        app.containers.clear_work(job_id)
+
+
+@contextlib.contextmanager
+def _finishing(app: App, held: Held[Job]) -> Iterator[Held[Job] | None]:
+    """Hold the job for finishing, so that two instances do not both do it. Gives None if another one is at it."""
+    now = clock.now()
+    job = held.row
+    if job.state is JobState.FINISHING and job.due is not None and job.due > now:
+        yield None
+        return
+    due = now + timedelta(seconds=app.settings.resend_seconds)
+    finishing = msgspec.structs.replace(
+        job, state=JobState.FINISHING, due=due, finished_at=job.finished_at or now.replace(microsecond=0)
+    )
+    try:
+        held = app.ledger.update(held, finishing)
+    except ConflictError:
+        yield None
+        return
+    try:
+        yield held
+    except Exception:
+        with contextlib.suppress(ConflictError):  # let go at once: the message comes again
+            app.ledger.update(held, msgspec.structs.replace(finishing, due=now))
+        raise
+
+
+def _settled(work: Work, last: Part | None) -> list[Part]:
+    """Return every attempt as it is when all are settled, in the order of parts and attempts."""
+    parts = {held.row.key: held.row for held in work.parts}
+    if last is not None:
+        parts[last.key] = last
+    return [parts[key] for key in sorted(parts)]
+
+
+def _write_results(app: App, job: Job, parts: list[Part], last: tuple[Part, Iterator[Final]] | None) -> dict[str, Any]:
+    """Write output, errors and report. Return the report."""
+    settings, containers = app.settings, app.containers
+    kept = [_kept_results(app, part) for part in parts if part.results and not (last and part.key == last[0].key)]
+    streams = [*kept, last[1]] if last else kept
+    output = containers.writer(settings.output_container, f"{job.path}.jsonl")
+    errors = containers.writer(settings.errors_container, f"{job.path}.jsonl")
+    previous = 0
+    with output, errors:
+        for final in merge(streams):
+            if final.line <= previous:
+                raise DoesNotAddUpError(f"Line {final.line} of job {job.job_id} has two results.")
+            previous = final.line
+            (output if final.succeeded else errors).write(final.raw + b"\n")
+        if output.lines + errors.lines != job.requests:
+            raise DoesNotAddUpError(
+                f"Job {job.job_id} has {job.requests} requests, but {output.lines} succeeded and {errors.lines} failed."
+            )
+    findings = service_findings(parts)
+    document = report(
+        job,
+        status=outcome(succeeded=output.lines, failed=errors.lines, cancelled=job.cancelled),
+        succeeded=output.lines,
+        failed=errors.lines,
+        findings=findings[:REPORTED_FINDINGS],
+        finding_count=len(findings),
+        outputs={"output": output.place, "errors": errors.place, "archive": containers.kept(job.path)},
+        parts=parts,
+    )
+    containers.write_report(job.path, document)
+    return document
+
+
+def _kept_results(app: App, part: Part) -> Iterator[Final]:
+    for line in _split(app.containers.read(app.settings.work_container, part.results)):
+        yield unpack(line)
+
+
+def _split(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    rest = b""
+    for chunk in chunks:
+        *whole, rest = (rest + chunk).split(b"\n")
+        yield from whole
+
+
+def _conclude(app: App, work: Work, document: dict[str, Any], *, again: bool) -> None:
+    """Do what comes after the report: tell, empty the inbox, enter the history, delete what is not needed any more."""
+    job = work.job.row
+    place = f"{app.settings.reports_container}/{job.path}.json"
+    if not again or app.ledger.finished(job.job_id) is None:
+        app.queues.completed(job.job_id, document["status"], place)
+        app.containers.take_out(job.container, job.name, job.etag)
+        app.ledger.finish(_history(job, document, place))
+    _clean_up(app, work)
+    app.ledger.forget(work)
+    counts = document["counts"]
+    journal.note("job_finished", job_id=job.job_id, status=document["status"], **counts)
+
+
+def _clean_up(app: App, work: Work) -> None:
+    """Delete the job's files at the service and its blobs in the work container: what they held is in the results."""
+    if app.settings.delete_service_files:
+        for held in work.parts:
+            app.service.delete_files_of(held.row)
+    # Known to the ledger or not: whoever wrote a blob may have died before it said so.
+    app.containers.clear_work(work.job.row.job_id)
+
+
+def _history(job: Job, document: dict[str, Any], place: str) -> Finished:
+    document = msgspec.to_builtins(document)
+    return Finished(
+        job_id=job.job_id,
+        status=Outcome(document["status"]),
+        container=job.container,
+        name=job.name,
+        etag=job.etag,
+        bytes=job.bytes,
+        requests=document["counts"]["requests"],
+        succeeded=document["counts"]["succeeded"],
+        failed=document["counts"]["failed"],
+        finding_count=document["finding_count"],
+        total_tokens=document["usage"]["total_tokens"],
+        dropped_at=job.dropped_at,
+        finished_at=job.finished_at or job.dropped_at,
+        report=place,
+    )

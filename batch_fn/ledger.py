@@ -1,0 +1,348 @@
+"""Table storage: the truth about every job and part. Each change is conditional on the ETag that was read.
+
+Three tables. *Work* holds what is in hand: a partition for each unfinished job, with the job's row and a row for each
+attempt of its parts, so that one query reads a job whole and one transaction can change several of its rows. *Jobs*
+holds one row for each finished job, for ever. A finished job's rows leave work, so whoever reads work (the tick does,
+every minute) pays for what is open and not for what has been. *Deployments* holds what is known of each one's quota.
+"""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from types import UnionType
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_origin
+
+import msgspec
+
+from batch_fn.admission import Deployment
+from batch_fn.jobs import Job, Outcome, Part
+
+if TYPE_CHECKING:
+    from azure.data.tables import TableServiceClient
+
+TRANSACTION_LIMIT = 100  # source: Azure Tables, "Performing entity group transactions"
+JOB_ROW = "job"
+
+type Row = Job | Part
+
+
+class ConflictError(Exception):
+    """Somebody else changed the row since it was read: read it again and decide anew."""
+
+
+class Held[T: Row](NamedTuple):
+    """A row together with the ETag it had when it was read."""
+
+    row: T
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A job in hand with all attempts of its parts."""
+
+    job: Held[Job]
+    parts: list[Held[Part]] = field(default_factory=list)
+
+    def part(self, key: str) -> Held[Part] | None:
+        """Return the attempt of that key, None if there is none."""
+        return next((held for held in self.parts if held.row.key == key), None)
+
+
+class Finished(msgspec.Struct, frozen=True, kw_only=True):
+    """A finished job, as the history keeps it."""
+
+    job_id: str
+    status: Outcome
+    container: str
+    name: str
+    etag: str
+    bytes: int
+    requests: int
+    succeeded: int
+    failed: int
+    finding_count: int
+    total_tokens: int
+    dropped_at: datetime
+    finished_at: datetime
+    report: str
+
+
+class Change(NamedTuple):
+    """One write of a transaction. `etag` None inserts the row, which must not be there yet."""
+
+    row: Row
+    etag: str | None = None
+
+
+class Ledger:
+    """The tables, by what the app asks of them."""
+
+    def __init__(
+        self, tables: "TableServiceClient", *, jobs_table: str, work_table: str, deployments_table: str
+    ) -> None:
+        self._jobs = tables.get_table_client(jobs_table)
+        self._work = tables.get_table_client(work_table)
+        self._deployments = tables.get_table_client(deployments_table)
+
+    def begin(self, job: Job) -> Held[Job]:
+        """Insert the job's row if it is absent. Return the row that is there then: this one, or an earlier one."""
+        from azure.core.exceptions import ResourceExistsError
+
+        try:
+            answer = self._work.create_entity(_entity(job))
+        except ResourceExistsError:
+            entity = self._work.get_entity(job.job_id, JOB_ROW)
+            return _held(Job, entity)
+        return Held(job, str(answer["etag"]))
+
+    def finished(self, job_id: str) -> Finished | None:
+        """Return the finished job of that id, None if it is not (or not yet) in the history."""
+        from azure.core.exceptions import ResourceNotFoundError
+
+        try:
+            return _row(Finished, self._jobs.get_entity(*_history_key(job_id)))
+        except ResourceNotFoundError:
+            return None
+
+    def work(self, job_id: str) -> Work | None:
+        """Return the job in hand of that id with its parts, None if there is none."""
+        query = self._work.query_entities("PartitionKey eq @job", parameters={"job": job_id})
+        job: Held[Job] | None = None
+        parts: list[Held[Part]] = []
+        for entity in query:
+            if entity["RowKey"] == JOB_ROW:
+                job = _held(Job, entity)
+            else:
+                parts.append(_held(Part, entity))
+        return Work(job, parts) if job else None
+
+    def due(self, now: datetime) -> Iterator[Held[Job] | Held[Part]]:
+        """Yield every row in hand that is to be looked at by `now`."""
+        for entity in self._work.query_entities("due le @now", parameters={"now": now}):
+            if entity["RowKey"] == JOB_ROW:
+                yield _held(Job, entity)
+            else:
+                yield _held(Part, entity)
+
+    def jobs_in_hand(self) -> Iterator[Job]:
+        """Yield every unfinished job."""
+        for entity in self._work.query_entities("RowKey eq @job", parameters={"job": JOB_ROW}):
+            yield _row(Job, entity)
+
+    def parts_of(self, deployment: str) -> Iterator[Part]:
+        """Yield the parts in hand of a deployment that are with the service, or on their way to it."""
+        query = "deployment eq @deployment and (state eq 'open' or state eq 'claimed')"
+        for entity in self._work.query_entities(query, parameters={"deployment": deployment}):
+            yield _row(Part, entity)
+
+    def bundleable(self, part: Part) -> Iterator[Held[Part]]:
+        """Yield the waiting parts, `part` among them, that may share a batch with it."""
+        query = "bundles eq true and state eq 'waiting' and deployment eq @deployment and url eq @url"
+        for entity in self._work.query_entities(query, parameters={"deployment": part.deployment, "url": part.url}):
+            yield _held(Part, entity)
+
+    def riders(self, bundle_id: str) -> Iterator[Held[Part]]:
+        """Yield the parts that were claimed for a bundle."""
+        query = "state eq 'bundled' and bundle eq @bundle"
+        for entity in self._work.query_entities(query, parameters={"bundle": bundle_id}):
+            yield _held(Part, entity)
+
+    def deployment(self, name: str) -> Deployment:
+        """Return what is known of a deployment; nothing, for one that was never used."""
+        return self._deployment(name)[0]
+
+    def note_deployment(self, name: str, change: Callable[[Deployment], Deployment]) -> Deployment:
+        """Replace what is known of a deployment by what `change` makes of it, however many do so at once.
+
+        Returns:
+            What is known now; nothing is written if it is the same as before.
+        """
+        while True:
+            known, etag = self._deployment(name)
+            new = change(known)
+            if new == known or self._put_deployment(new, etag):
+                return new
+
+    def _deployment(self, name: str) -> tuple[Deployment, str | None]:
+        from azure.core.exceptions import ResourceNotFoundError
+
+        try:
+            entity = self._deployments.get_entity("deployment", _safe(name))
+        except ResourceNotFoundError:
+            return Deployment(name=name), None
+        return _row(Deployment, entity), str(entity.metadata["etag"])
+
+    def _put_deployment(self, deployment: Deployment, etag: str | None) -> bool:
+        """Write the row, and return whether it was still as it had been read."""
+        from azure.core import MatchConditions
+        from azure.core.exceptions import ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
+        from azure.data.tables import UpdateMode
+
+        entity = {"PartitionKey": "deployment", "RowKey": _safe(deployment.name), **_columns(deployment)}
+        try:
+            if etag is None:
+                self._deployments.create_entity(entity)
+            else:
+                self._deployments.update_entity(
+                    entity, UpdateMode.REPLACE, etag=etag, match_condition=MatchConditions.IfNotModified
+                )
+        except (ResourceExistsError, ResourceModifiedError, ResourceNotFoundError):
+            return False
+        return True
+
+    def update[T: Row](self, held: Held[T], row: T) -> Held[T]:
+        """Put `row` in the place of what was read. Return it with its new ETag.
+
+        Raises:
+            ConflictError: if the row has changed, or is gone, since it was read.
+        """
+        from azure.core import MatchConditions
+        from azure.core.exceptions import ResourceModifiedError, ResourceNotFoundError
+        from azure.data.tables import UpdateMode
+
+        try:
+            answer = self._work.update_entity(
+                _entity(row), UpdateMode.REPLACE, etag=held.etag, match_condition=MatchConditions.IfNotModified
+            )
+        except (ResourceModifiedError, ResourceNotFoundError) as error:
+            raise ConflictError from error
+        return Held(row, str(answer["etag"]))
+
+    def change(self, changes: Iterable[Change]) -> None:
+        """Make all the changes to rows of one job, or none.
+
+        Inserts beyond a transaction's limit go ahead of it, and count for nothing until it is made. Some that are there
+        already, from a run that died or from one at work elsewhere, are left as they are: they may have moved on.
+
+        Raises:
+            ConflictError: if one of the rows has changed since it was read, or is there where it should not be.
+        """
+        ahead, together = _split([*changes])
+        for some in ahead:
+            with contextlib.suppress(ConflictError):
+                self._transact([_operation(change) for change in some])
+        self._transact([_operation(change) for change in together])
+
+    def finish(self, finished: Finished) -> None:
+        """Enter the job into the history; doing it again changes nothing."""
+        partition, row = _history_key(finished.job_id)
+        self._jobs.upsert_entity({"PartitionKey": partition, "RowKey": row, **_columns(finished)})
+
+    def forget(self, work: Work) -> None:
+        """Delete the job's rows from work, its own last: as long as that one stands, the rest can be found."""
+        keys = [held.row.key for held in work.parts] + [JOB_ROW]
+        for start in range(0, len(keys), TRANSACTION_LIMIT):
+            some = keys[start : start + TRANSACTION_LIMIT]
+            entities = [{"PartitionKey": work.job.row.job_id, "RowKey": key} for key in some]
+            try:
+                self._transact([("delete", entity) for entity in entities])
+            except ConflictError:
+                return  # somebody else has forgotten it
+
+    def sweep(self, job_id: str) -> None:
+        """Delete parts of a finished job that were inserted, ahead of a transaction, after it had been forgotten."""
+        from azure.core.exceptions import ResourceNotFoundError
+
+        for entity in self._work.query_entities("PartitionKey eq @job", parameters={"job": job_id}):
+            if entity["RowKey"] != JOB_ROW:
+                with contextlib.suppress(ResourceNotFoundError):
+                    self._work.delete_entity(entity)
+
+    def _transact(self, operations: list[Any]) -> None:
+        from azure.data.tables import TableTransactionError
+
+        try:
+            self._work.submit_transaction(operations)
+        except TableTransactionError as error:
+            if error.status_code in {404, 409, 412}:
+                raise ConflictError from error
+            raise
+
+
+def _split(changes: list[Change]) -> tuple[list[list[Change]], list[Change]]:
+    """Part the changes into inserts that go ahead, and those that must be made together with the updates."""
+    inserts = [change for change in changes if change.etag is None]
+    updates = [change for change in changes if change.etag is not None]
+    room = TRANSACTION_LIMIT - len(updates)
+    early, late = inserts[: max(0, len(inserts) - room)], inserts[max(0, len(inserts) - room) :]
+    ahead = [early[start : start + TRANSACTION_LIMIT] for start in range(0, len(early), TRANSACTION_LIMIT)]
+    return ahead, late + updates
+
+
+def _operation(change: Change) -> Any:
+    from azure.core import MatchConditions
+    from azure.data.tables import UpdateMode
+
+    if change.etag is None:
+        return ("create", _entity(change.row))
+    condition = {"mode": UpdateMode.REPLACE, "etag": change.etag, "match_condition": MatchConditions.IfNotModified}
+    return ("update", _entity(change.row), condition)
+
+
+def _safe(name: str) -> str:
+    """Return a row key for a name that users gave: not every character may stand in a key."""
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def _history_key(job_id: str) -> tuple[str, str]:
+    """Return partition and row key of a finished job: newest first, about a day to a partition."""
+    dropped = datetime.strptime(job_id.partition("-")[0], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    backwards = f"{99_999_999_999 - int(dropped.timestamp()):011d}"
+    return backwards[:6], f"{backwards}-{job_id}"
+
+
+def _entity(row: Row) -> dict[str, Any]:
+    key = row.key if isinstance(row, Part) else JOB_ROW
+    return {"PartitionKey": row.job_id, "RowKey": key, **_columns(row)}
+
+
+def _columns(row: msgspec.Struct) -> dict[str, Any]:
+    """Return a column for each field: times and text as they are, whole numbers in 64 bits, all else as JSON."""
+    from azure.data.tables import EdmType
+
+    columns: dict[str, Any] = {}
+    for name, value in msgspec.structs.asdict(row).items():
+        if value is None:
+            continue
+        if isinstance(value, bool | datetime | float):
+            columns[name] = value
+        elif isinstance(value, int):
+            columns[name] = (value, EdmType.INT64)
+        elif isinstance(value, str):
+            columns[name] = str(value)
+        else:
+            columns[name] = msgspec.json.encode(value).decode()
+    return columns
+
+
+def _row[T: msgspec.Struct](kind: type[T], entity: Any) -> T:
+    """Return the row that `_columns` made the entity of."""
+    values: dict[str, Any] = {}
+    for each in msgspec.structs.fields(kind):
+        value = entity.get(each.encode_name)
+        if value is None:
+            continue
+        if isinstance(value, tuple):  # a 64 bit number comes back with its type
+            value = value[0]
+        if isinstance(value, datetime):
+            value = datetime.fromtimestamp(value.timestamp(), UTC)  # the SDK's own subclass does not convert
+        elif isinstance(value, str) and _is_json(each.type):
+            value = json.loads(value)
+        values[each.name] = value
+    return msgspec.convert(values, kind)
+
+
+def _held[T: Row](kind: type[T], entity: Any) -> Held[T]:
+    return Held(_row(kind, entity), str(entity.metadata["etag"]))
+
+
+def _is_json(kind: Any) -> bool:
+    """Whether a field of that type is kept as JSON."""
+    choices = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    return any(
+        get_origin(each) is tuple or (isinstance(each, type) and issubclass(each, msgspec.Struct)) for each in choices
+    )

@@ -1,0 +1,41 @@
+"""Lines of several deployments or urls, mixed in one drop: each part's lines are picked into a blob of their own."""
+
+import contextlib
+import itertools
+
+from batch_fn.app import App
+from batch_fn.containers import CHUNK_BYTES, Writer
+from batch_fn.jobs import Job, Source
+from batch_fn.lines import lines
+from batch_fn.planning import Planner
+from batch_fn.requests import Finding, Rules, check
+from batch_fn.sources import SourceLine, picked
+
+LEAST_BLOCK_BYTES = 64 * 1024
+
+
+def pick(app: App, job: Job, planned: Planner, again: Planner, rules: Rules) -> dict[int, Source]:
+    """Pick the lines of the interleaved parts of `planned`. Return where each lies, by the part's index.
+
+    The drop's copy is read a second time, and `again`, a planner with the same limits, lays each line where the first
+    one did. What is held in memory grows with the number of deployments, not with the drop.
+    """
+    wanted = planned.interleaved
+    sources: dict[int, Source] = {}
+    writers: dict[int, Writer] = {}
+    container = app.settings.work_container
+    block = max(LEAST_BLOCK_BYTES, CHUNK_BYTES // max(1, len(wanted)))
+    for_check, for_lines = itertools.tee(app.containers.read(app.settings.archive_container, f"{job.path}.jsonl"))
+    with contextlib.ExitStack() as open_writers:
+        checked = check(for_check, rules)
+        for line, request in zip(lines(for_lines, rules.max_line_bytes), checked, strict=True):
+            assert not isinstance(request, Finding)  # noqa: S101 - the first reading found none
+            index = again.add(request)
+            if index not in wanted:
+                continue
+            if index not in writers:
+                name = f"{job.job_id}/part-{index + 1:05d}.picked"
+                writers[index] = open_writers.enter_context(app.containers.writer(container, name, block))
+                sources[index] = Source(container=container, name=name, picked=True, fill=request.filled)
+            writers[index].write(picked(SourceLine(line.number, line.raw)))
+    return sources

@@ -1,0 +1,188 @@
+"""Accepted lines -> parts, and what is left of a part -> its next attempt. Pure."""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from types import MappingProxyType
+
+import msgspec
+
+from batch_fn.jobs import Part, PartState, Source, estimated_tokens
+from batch_fn.lines import lines
+from batch_fn.requests import Request, body_characters
+
+FILLED_BYTES = len('"model":"",')
+"""What filling in a deployment adds to a line at most, besides its name."""
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What one part may hold."""
+
+    bytes: int
+    requests: int
+    tokens: int | None = None
+    """Of our estimate; None: no limit."""
+
+
+class Planner:
+    """Lays accepted lines, in the drop's order, into parts: each of one deployment and url, each within the limits.
+
+    A part is a byte range of the blob `name`, of `size` bytes, where its lines stand together. Where lines of other
+    parts stand in between, it is `interleaved`: its lines have to be picked into a blob of their own.
+    """
+
+    def __init__(self, limits: Limits, *, container: str, name: str, size: int, picked: bool = False) -> None:
+        self._limits = limits
+        self._container, self._name, self._size, self._picked = container, name, size, picked
+        self._ranges: list[_Range] = []
+        self._open: dict[tuple[str, str], int] = {}
+        self._last: int | None = None
+
+    def add(self, request: Request) -> int:
+        """Lay one more line. Return the index of its part."""
+        size = request.length + 1 + (FILLED_BYTES + len(request.deployment.encode()) if request.filled else 0)
+        group = (request.deployment, request.url)
+        index = self._open.get(group)
+        if index is None or not self._ranges[index].has_room(size, request.characters, self._limits):
+            index = self._open[group] = len(self._ranges)
+            self._ranges.append(_Range(request))
+        elif index != self._last:
+            self._ranges[index].interleaved = True
+        self._ranges[index].take(request, size)
+        self._last = index
+        return index
+
+    @property
+    def interleaved(self) -> frozenset[int]:
+        """The indexes of the parts whose lines do not stand together."""
+        return frozenset(index for index, each in enumerate(self._ranges) if each.interleaved)
+
+    def parts(
+        self,
+        job_id: str,
+        *,
+        now: datetime,
+        due: datetime,
+        first_number: int = 1,
+        attempt: int = 1,
+        picks: Mapping[int, Source] = MappingProxyType({}),
+    ) -> list[Part]:
+        """Return the parts, waiting since `now`, to be looked at by the tick from `due` on.
+
+        `picks` says where the lines of an interleaved part were picked to, by index.
+        """
+        return [
+            Part(
+                job_id=job_id,
+                number=first_number + index,
+                attempt=attempt,
+                due=due,
+                waiting_since=now,
+                deployment=each.deployment,
+                url=each.url,
+                source=picks.get(index) or self._source(each),
+                requests=each.requests,
+                bytes=each.size,
+                estimated_tokens=estimated_tokens(each.characters),
+            )
+            for index, each in enumerate(self._ranges)
+        ]
+
+    def _source(self, each: "_Range") -> Source:
+        return Source(
+            container=self._container,
+            name=self._name,
+            offset=each.start,
+            length=each.end - each.start,
+            first_line=each.first_line,
+            picked=self._picked,
+            fill=each.fill,
+            whole=not each.start and each.end <= self._size <= each.end + 1,  # with or without a last line feed
+            verbatim=each.verbatim and not self._picked,
+        )
+
+
+class _Range:
+    """A run of lines that is to be one part."""
+
+    def __init__(self, first: Request) -> None:
+        self.start = self.end = first.offset
+        self.first_line = first.line
+        self.deployment, self.url = first.deployment, first.url
+        self.requests = self.characters = self.size = 0
+        self.fill, self.verbatim, self.interleaved = False, True, False
+
+    def has_room(self, size: int, characters: int, limits: Limits) -> bool:
+        tokens = estimated_tokens(self.characters + characters)
+        return (
+            self.size + size <= limits.bytes
+            and self.requests < limits.requests
+            and (limits.tokens is None or tokens <= limits.tokens)
+        )
+
+    def take(self, request: Request, size: int) -> None:
+        # Anything between two lines but one line feed (a blank line, a carriage return) must not be sent.
+        follows_on = request.offset == self.end + 1 or not self.requests
+        self.verbatim = self.verbatim and follows_on and not request.filled
+        self.fill = self.fill or request.filled
+        self.end = request.offset + request.length
+        self.requests += 1
+        self.characters += request.characters
+        self.size += size
+
+
+def split(
+    part: Part,
+    chunks: Iterable[bytes],
+    limits: Limits,
+    *,
+    max_line_bytes: int,
+    first_number: int,
+    due: datetime,
+) -> list[Part]:
+    """Return smaller parts for the lines of a part, whose bytes are `chunks`; they keep its place in the line."""
+    source = part.source
+    planner = Planner(limits, container=source.container, name=source.name, size=0, picked=source.picked)
+    for line in lines(chunks, max_line_bytes):
+        raw = line.raw.partition(b"\t")[2] if source.picked else line.raw
+        planner.add(
+            Request(
+                line=source.first_line + line.number - 1,
+                offset=source.offset + line.offset,
+                length=line.length,
+                custom_id="",
+                url=part.url,
+                deployment=part.deployment,
+                characters=body_characters(raw),
+                filled=source.fill,
+            )
+        )
+    return planner.parts(part.job_id, now=part.waiting_since, due=due, first_number=first_number, attempt=part.attempt)
+
+
+def next_attempt(
+    part: Part,
+    *,
+    source: Source,
+    requests: int,
+    size: int,
+    characters: int,
+    now: datetime,
+    due: datetime,
+    bundles: bool,
+) -> Part:
+    """Return the part's next attempt, waiting, with the lines picked into `source`."""
+    return Part(
+        job_id=part.job_id,
+        number=part.number,
+        attempt=part.attempt + 1,
+        state=PartState.WAITING,
+        due=due,
+        waiting_since=now,
+        deployment=part.deployment,
+        url=part.url,
+        source=source,
+        requests=requests,
+        bytes=size,
+        estimated_tokens=estimated_tokens(characters),
+        bundles=bundles,
+    )

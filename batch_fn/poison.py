@@ -1,0 +1,96 @@
+"""A message failed five times: it becomes a log, another try by the tick, and in the end a report; never silence."""
+
+import msgspec
+
+from batch_fn import clock, journal
+from batch_fn.app import App
+from batch_fn.intake import begin, identity, reject
+from batch_fn.jobs import Part, PartState, ServiceError
+from batch_fn.ledger import Held
+from batch_fn.queues import Errand, read_errand
+from batch_fn.requests import Finding
+from batch_fn.submission import give_up
+
+MAX_POISONED = 3
+"""How often a drop or a part may be poisoned, five tries each time, before it is reported as it is."""
+
+NOT_PROCESSED = "not_processed"
+"""Our own code: the app could not do its work, though nothing is known to be wrong with the file."""
+
+
+class BlobTriggerMessage(msgspec.Struct, frozen=True, rename="pascal"):
+    """What the host puts on its poison queue for a blob. Source: the host's BlobTriggerMessage."""
+
+    function_id: str
+    container_name: str
+    blob_name: str
+    etag: str = msgspec.field(name="ETag", default="")
+
+
+def poisoned_event(app: App, body: bytes) -> None:
+    """The host gave up on the event of a drop."""
+    try:
+        message = msgspec.json.decode(body, type=BlobTriggerMessage)
+    except msgspec.DecodeError as error:
+        journal.warn("poison_unreadable", error=error)
+        return
+    if message.container_name != app.settings.input_container:
+        journal.warn("poison_of_others", function=message.function_id, container=message.container_name)
+        return
+    drop = app.containers.drop(app.containers.drop_client(message.blob_name))
+    if drop is None or drop.etag != message.etag.strip('"'):
+        journal.warn("poison_of_old_version", name=message.blob_name)  # gone, or a newer one with an event of its own
+        return
+    _poisoned_drop(app, message.blob_name, identity(drop))
+
+
+def poisoned_errand(app: App, body: bytes) -> None:
+    """The host gave up on one of our own messages."""
+    try:
+        errand = read_errand(body)
+    except msgspec.DecodeError as error:
+        journal.warn("poison_unreadable", error=error)  # not ours: nothing of a job is in it
+        return
+    journal.warn("errand_poisoned", job_id=errand.job_id, part=errand.part, name=errand.name)
+    if errand.name:
+        _poisoned_drop(app, errand.name, errand.job_id)
+    elif errand.part:
+        _poisoned_part(app, errand)
+    # A collect has nothing to be given up: the results are at the service, and the tick sends for them again.
+
+
+def _poisoned_drop(app: App, name: str, job_id: str) -> None:
+    drop = app.containers.drop(app.containers.drop_client(name))
+    if drop is None or identity(drop) != job_id:
+        return  # the tick reports a job whose drop is gone
+    held = begin(app, drop)
+    if held is None or held.row.accepted_at is not None:
+        return
+    poisoned = held.row.poisoned + 1
+    journal.warn("drop_poisoned", job_id=job_id, times=poisoned)
+    held = app.ledger.update(
+        held, msgspec.structs.replace(held.row, poisoned=poisoned, due=clock.after(app.settings.resend_seconds))
+    )
+    if poisoned >= MAX_POISONED:
+        message = (
+            "The file could not be read and checked, for a reason that is not in the file; nothing of it was sent. "
+            f"Look for job {job_id} in the app's log, then drop the file again."
+        )
+        reject(app, held, Finding(1, NOT_PROCESSED, message))
+
+
+def _poisoned_part(app: App, errand: Errand) -> None:
+    work = app.ledger.work(errand.job_id)
+    held = work.part(errand.part) if work else None
+    if held is None or held.row.state not in {PartState.WAITING, PartState.CLAIMED}:
+        return
+    part = held.row
+    poisoned = part.poisoned + 1
+    if poisoned < MAX_POISONED or part.creating_at is not None or part.state is PartState.CLAIMED:
+        app.ledger.update(held, msgspec.structs.replace(part, poisoned=poisoned))  # the tick sends it again
+        return
+    claimed: Held[Part] = app.ledger.update(
+        held, part.moved(PartState.CLAIMED, clock.after(app.settings.claim_seconds), poisoned=poisoned)
+    )
+    message = f"It could not be sent, for a reason on this side; look for job {part.job_id} in the app's log."
+    give_up(app, claimed, ServiceError(NOT_PROCESSED, message))

@@ -1,0 +1,67 @@
+"""Storage queues: how work moves. A message may be lost, late or there twice; the ledger is the truth."""
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+if TYPE_CHECKING:
+    from azure.storage.queue import QueueServiceClient
+
+    from batch_fn.settings import Settings
+
+
+class Errand(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a message of ours asks for: look at this drop, this job, or this attempt of its part."""
+
+    job_id: str
+    part: str = ""
+    name: str = ""
+    """The blob in the inbox, for a drop."""
+
+
+class _Message(msgspec.Struct, frozen=True):
+    """Every body has one outer member: a top-level `id` and the like would override the trigger's own metadata."""
+
+    job: Errand
+
+
+class Queues:
+    """The queues that the app sends to."""
+
+    def __init__(self, service: "QueueServiceClient", settings: "Settings") -> None:
+        from azure.storage.queue import TextBase64EncodePolicy
+
+        def queue(name: str) -> Any:
+            # The host expects base64; the client's own default is plain text.
+            return service.get_queue_client(name, message_encode_policy=TextBase64EncodePolicy())
+
+        self._drop = queue(settings.drop_queue)
+        self._submit = queue(settings.submit_queue)
+        self._collect = queue(settings.collect_queue)
+        self._completed = queue(settings.completed_queue)
+
+    def drop(self, job_id: str, name: str) -> None:
+        """Ask for a drop to be taken in whose event was lost, or whose first reader did not come to its end."""
+        self._drop.send_message(_text(Errand(job_id, name=name)))
+
+    def submit(self, job_id: str, part: str, delay: int = 0) -> None:
+        """Ask for a part to be submitted, that many seconds from now."""
+        self._submit.send_message(_text(Errand(job_id, part=part)), visibility_timeout=delay)
+
+    def collect(self, job_id: str) -> None:
+        """Ask for the results of a job's ended parts to be collected."""
+        self._collect.send_message(_text(Errand(job_id)))
+
+    def completed(self, job_id: str, status: str, report: str) -> None:
+        """Tell whoever listens that a job is done, and where its report is."""
+        body = {"job": {"job_id": job_id, "status": status, "report": report}}
+        self._completed.send_message(msgspec.json.encode(body).decode(), time_to_live=-1)
+
+
+def read_errand(body: bytes) -> Errand:
+    """Return what a message of ours asks for. Raises: msgspec.DecodeError."""
+    return msgspec.json.decode(body, type=_Message).job
+
+
+def _text(errand: Errand) -> str:
+    return msgspec.json.encode(_Message(errand)).decode()

@@ -1,0 +1,85 @@
+"""The report: what a finished job says of itself. Pure."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from batch_fn.jobs import Job, Outcome, Part, Usage
+from batch_fn.requests import Finding
+
+
+def report(
+    job: Job,
+    *,
+    status: Outcome,
+    succeeded: int,
+    failed: int,
+    findings: list[Finding],
+    finding_count: int,
+    outputs: dict[str, str | None],
+    parts: Sequence[Part] = (),
+) -> dict[str, Any]:
+    """Return the report of a finished job, as design.md, section 1, pictures it; times are ISO 8601, UTC."""
+    sent = [part for part in parts if part.batch_id]
+    return {
+        "job_id": job.job_id,
+        "status": status,
+        "input": {
+            "container": job.container,
+            "name": job.name,
+            "etag": job.etag,
+            "bytes": job.bytes,
+            "requests": job.requests,
+        },
+        "counts": {"requests": job.requests, "succeeded": succeeded, "failed": failed},
+        "finding_count": finding_count,
+        "findings": findings,
+        "outputs": outputs,
+        "batches": [_batch(part) for part in sent],
+        "waits": [_wait(part) for part in parts if part.wait is not None],
+        "usage": sum((part.usage for part in sent), Usage()),
+        "cost": None,
+        "times": {
+            "dropped": stamp(job.dropped_at),
+            "accepted": stamp(job.accepted_at),
+            "submitted": stamp(min((part.created_at for part in sent if part.created_at), default=None)),
+            "finished": stamp(job.finished_at),
+        },
+    }
+
+
+def _batch(part: Part) -> dict[str, Any]:
+    return {
+        "id": part.batch_id,
+        "deployment": part.deployment,
+        "endpoint": part.url,
+        "attempt": part.attempt,
+        "status": part.batch_status,
+        "requests": part.requests,
+        "succeeded": part.succeeded,
+        "failed": part.failed,
+        "estimated_tokens": part.estimated_tokens,
+        "created_at": stamp(part.created_at),
+        "finished_at": stamp(part.ended_at),
+    }
+
+
+def _wait(part: Part) -> dict[str, Any]:
+    """Return why an attempt of a part had to wait last, before it was sent."""
+    assert part.wait is not None  # noqa: S101 - only asked of parts that waited
+    wait = part.wait
+    return {
+        "part": part.number,
+        "attempt": part.attempt,
+        "reason": wait.reason,
+        "message": wait.message,
+        "needed": wait.needed,
+        "limit": wait.limit,
+        "enqueued": wait.enqueued,
+        "until": stamp(wait.until),
+    }
+
+
+def stamp(time: datetime | None) -> str | None:
+    """Return the time as ISO 8601 in UTC, to the second."""
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if time else None

@@ -1,0 +1,240 @@
+"""Every setting: its name in the environment, its default and what it means.
+
+`Settings.read()` is called once, at start. A setting that is missing or wrong stops the app with an error that
+names it, rather than a job an hour later.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from types import MappingProxyType
+from typing import Any, Self
+
+DAY = 86_400
+
+
+class SettingError(Exception):
+    """A setting is missing or wrong; the sentence names it and says what it takes."""
+
+
+def _text(value: str) -> str:
+    return value.strip()
+
+
+def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
+    def parse(value: str) -> int:
+        number = int(value)
+        if number < least or (most is not None and number > most):
+            raise ValueError
+        return number
+
+    parse.__doc__ = f"a whole number of at least {least}" + (f" and at most {most}" if most is not None else "")
+    return parse
+
+
+def _switch(value: str) -> bool:
+    """true or false"""
+    return {"true": True, "1": True, "false": False, "0": False}[value.strip().lower()]
+
+
+def _words(value: str) -> frozenset[str]:
+    """a list, parted by commas"""
+    words = frozenset(word.strip() for word in value.split(",") if word.strip())
+    if not words:
+        raise ValueError
+    return words
+
+
+def _limits(value: str) -> Mapping[str, int]:
+    """a list of name=tokens, parted by commas"""
+    pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
+    if not all(name.strip() for name, _, _ in pairs):
+        raise ValueError
+    return MappingProxyType({name.strip(): _whole(1)(tokens) for name, _, tokens in pairs})
+
+
+def _one_of(*choices: str) -> Callable[[str], str]:
+    def parse(value: str) -> str:
+        if value not in choices:
+            raise ValueError
+        return value
+
+    parse.__doc__ = "one of " + ", ".join(choices)
+    return parse
+
+
+def _setting[T](name: str, default: T, parse: Callable[[str], T]) -> T:
+    """A field of `Settings` that is read from the environment variable `name`."""
+    return field(default=default, metadata={"name": name, "parse": parse})
+
+
+def _secret(name: str) -> str | None:
+    return field(default=None, repr=False, metadata={"name": name, "parse": _text})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """What the app runs with. Sizes are bytes, times are seconds."""
+
+    # Where things are
+    storage: str | None = _secret("BatchStorage")
+    """Connection string of the storage account; left out where the service URIs and a managed identity are used."""
+    storage_blob_uri: str = _setting("BatchStorage__blobServiceUri", "", _text)
+    storage_queue_uri: str = _setting("BatchStorage__queueServiceUri", "", _text)
+    storage_table_uri: str = _setting("BatchStorage__tableServiceUri", "", _text)
+    storage_client_id: str = _setting("BatchStorage__clientId", "", _text)
+    """Client id of a user-assigned managed identity; empty for the system-assigned one."""
+    openai_endpoint: str = _setting("AZURE_OPENAI_ENDPOINT", "", _text)
+    """`https://<resource>.openai.azure.com`; a resource without a custom sub-domain does not work with batch."""
+    openai_api_key: str | None = _secret("AZURE_OPENAI_API_KEY")
+    """Left out: Microsoft Entra ID through DefaultAzureCredential."""
+    openai_api_version: str = _setting("AZURE_OPENAI_API_VERSION", "v1", _text)
+    """`v1`, or a dated version such as `2024-10-21`, which uses the dated routes."""
+
+    # Names
+    input_container: str = _setting("INPUT_CONTAINER", "batch-input", _text)
+    output_container: str = _setting("OUTPUT_CONTAINER", "batch-output", _text)
+    errors_container: str = _setting("ERRORS_CONTAINER", "batch-errors", _text)
+    reports_container: str = _setting("REPORTS_CONTAINER", "batch-reports", _text)
+    archive_container: str = _setting("ARCHIVE_CONTAINER", "batch-archive", _text)
+    work_container: str = _setting("WORK_CONTAINER", "batch-work", _text)
+    """Ours: picked lines and the results of parts, deleted when their job is done."""
+    drop_queue: str = _setting("DROP_QUEUE", "batch-drop", _text)
+    """Drops that the tick found: their event was lost, or whoever read them died."""
+    submit_queue: str = _setting("SUBMIT_QUEUE", "batch-submit", _text)
+    collect_queue: str = _setting("COLLECT_QUEUE", "batch-collect", _text)
+    completed_queue: str = _setting("COMPLETED_QUEUE", "batch-completed", _text)
+    """One message for each finished job, for whoever wants to pull them."""
+    jobs_table: str = _setting("JOBS_TABLE", "BatchJobs", _text)
+    """One row for each finished job, for ever: the history, and what tells a repeated event from a new drop."""
+    deployments_table: str = _setting("DEPLOYMENTS_TABLE", "BatchDeployments", _text)
+    """One row for each deployment: what is known of its token quota."""
+    work_table: str = _setting("WORK_TABLE", "BatchWork", _text)
+    """Work in hand: a partition for each unfinished job, with its own row and those of its parts."""
+
+    # When
+    trigger_source: str = _setting("DROP_SOURCE", "EventGrid", _one_of("EventGrid", "LogsAndContainerScan"))
+    """How the host learns of a drop. Flex Consumption takes EventGrid only; `func start` on Azurite needs the scan."""
+    tick_schedule: str = _setting("TICK_SCHEDULE", "0 * * * * *", _text)
+    """NCRONTAB of six fields. The service advises 60 seconds or more between polls."""
+
+    tick_seconds: int = _setting("TICK_SECONDS", 45, _whole(1))
+    """How long a tick may go on asking for batches; what it did not get to, the next one does."""
+
+    # What a drop may be
+    allowed_urls: frozenset[str] = _setting(
+        "ALLOWED_URLS",
+        frozenset({"/chat/completions", "/v1/chat/completions", "/responses", "/v1/responses"}),
+        _words,
+    )
+    max_line_bytes: int = _setting("MAX_LINE_BYTES", 16 * 1024 * 1024, _whole(1))
+    max_drop_bytes: int = _setting("MAX_DROP_BYTES", 1024 * 1024 * 1024, _whole(1))
+    max_drop_requests: int = _setting("MAX_DROP_REQUESTS", 1_000_000, _whole(1))
+
+    mixed_files: str = _setting("MIXED_FILES", "split", _one_of("split", "reject"))
+    """A drop of several deployments or urls: one part for each of them, or findings (model_mismatch, url_mismatch)."""
+
+    # What a part may be: a drop over these becomes several parts. Source of both limits: how-to, "Batch limits".
+    max_part_bytes: int = _setting("MAX_PART_BYTES", 0, _whole(0))
+    """0: what the service takes, 200 MB in an upload and 1 GB in a blob."""
+    max_part_requests: int = _setting("MAX_PART_REQUESTS", 100_000, _whole(1))
+
+    # How a part is sent
+    submit_mode: str = _setting("SUBMIT_MODE", "upload", _one_of("upload", "blob"))
+    """`blob`: the service reads the input from blob storage and writes the results there; nothing is uploaded."""
+    bundle_seconds: int = _setting("BUNDLE_SECONDS", 30, _whole(0, 3600))
+    """How long a small part waits for others of the same deployment and url, to share a batch; 0: not at all."""
+    bundle_bytes: int = _setting("BUNDLE_BYTES", 1_000_000, _whole(0))
+    """Up to which size a part counts as small."""
+    max_attempts: int = _setting("MAX_ATTEMPTS", 3, _whole(1, 99))
+    """How many batches a line may go through before its failure is final."""
+    file_expiry_seconds: int = _setting("FILE_EXPIRY_SECONDS", 14 * DAY, _whole(0, 30 * DAY))
+    """Expiry set on each uploaded file (1,209,600 to 2,592,000 at the service), 0 for none. With it the service
+    holds 10,000 files, without it 500."""
+    delete_service_files: bool = _setting("DELETE_SERVICE_FILES", True, _switch)
+    """Delete a job's files at the service once its results are durable here."""
+    claim_seconds: int = _setting("CLAIM_SECONDS", 900, _whole(1))
+    """How long an instance may hold a part while it uploads and creates; after that another may take it over."""
+    settle_seconds: int = _setting("SETTLE_SECONDS", 300, _whole(0))
+    """How long after a lost create the service may still bring the batch to light; only then is it created again."""
+    token_limits: Mapping[str, int] = _setting("TOKEN_LIMITS", MappingProxyType({}), _limits)
+    """Enqueued tokens that a deployment takes, as `name=tokens, name=tokens`; left out: what the service tells."""
+    patience_seconds: int = _setting("PATIENCE_SECONDS", 3600, _whole(0))
+    """How long a part may be passed over by younger ones that fit; after that it holds the line."""
+    resend_seconds: int = _setting("RESEND_SECONDS", 600, _whole(1))
+    """How long a step may stay unstarted before the tick sends its message again."""
+    trouble_seconds: int = _setting("TROUBLE_SECONDS", 30, _whole(1))
+    """How long a part waits after the service was busy and did not say for how long."""
+    quota_backoff_seconds: int = _setting("QUOTA_BACKOFF_SECONDS", 300, _whole(1))
+    """First wait of a deployment after `token_limit_exceeded`; doubled with each refusal, up to sixteenfold."""
+
+    @classmethod
+    def read(cls, environment: Mapping[str, str] = os.environ) -> Self:
+        """Return the settings that `environment` holds.
+
+        Raises:
+            SettingError: naming the first setting that is missing or wrong.
+        """
+        values: dict[str, Any] = {}
+        for each in fields(cls):
+            name, parse = each.metadata["name"], each.metadata["parse"]
+            given = environment.get(name, "").strip()
+            if not given:
+                continue
+            try:
+                values[each.name] = parse(given)
+            except (ValueError, KeyError):
+                raise SettingError(f"The setting {name} is {given!r}; it takes {parse.__doc__}.") from None
+        settings = cls(**values)
+        settings._check()
+        return settings
+
+    def _check(self) -> None:
+        """Check what no single setting can say. Raises: SettingError."""
+        uris = (self.storage_blob_uri, self.storage_queue_uri, self.storage_table_uri)
+        if not self.storage and not all(uris):
+            raise SettingError(
+                "The setting BatchStorage is missing: set it to a connection string, or set all of "
+                "BatchStorage__blobServiceUri, BatchStorage__queueServiceUri and BatchStorage__tableServiceUri "
+                "to use a managed identity."
+            )
+        if not self.openai_endpoint.startswith(("https://", "http://")):
+            raise SettingError(
+                "The setting AZURE_OPENAI_ENDPOINT is missing or no URL: set it to https://<resource>.openai.azure.com."
+            )
+        if 0 < self.file_expiry_seconds < 14 * DAY:
+            raise SettingError(
+                f"The setting FILE_EXPIRY_SECONDS is {self.file_expiry_seconds}; the service takes 1209600 (14 days) "
+                "to 2592000 (30 days), or 0 for no expiry."
+            )
+        if self.max_line_bytes > self.part_bytes:
+            raise SettingError(
+                "The setting MAX_LINE_BYTES is larger than MAX_PART_BYTES: no part could hold such a line."
+            )
+
+    @property
+    def part_bytes(self) -> int:
+        """The most bytes that a part may have."""
+        return self.max_part_bytes or (1_000_000_000 if self.submit_mode == "blob" else 200_000_000)
+
+    @property
+    def containers(self) -> tuple[str, ...]:
+        """The blob containers that the app uses."""
+        return (
+            self.input_container,
+            self.output_container,
+            self.errors_container,
+            self.reports_container,
+            self.archive_container,
+            self.work_container,
+        )
+
+    @property
+    def queues(self) -> tuple[str, ...]:
+        """The storage queues that the app uses."""
+        return (self.drop_queue, self.submit_queue, self.collect_queue, self.completed_queue)
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The storage tables that the app uses."""
+        return (self.jobs_table, self.work_table, self.deployments_table)

@@ -1,0 +1,43 @@
+"""The enqueued-token quota: a batch's tokens count against its deployment until the batch has ended."""
+
+from collections import Counter
+
+from devkit.azure_openai.options import Options
+
+
+class Quota:
+    """Sums of enqueued tokens by deployment."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self.enqueued: Counter[str] = Counter()
+
+    def limit(self, deployment: str) -> int | None:
+        """Tokens that the deployment may have enqueued; None if there is no limit."""
+        return self._options.token_limits.get(deployment, self._options.token_limit)
+
+    def any_limit(self) -> bool:
+        """Whether there is a deployment with a limit."""
+        return self._options.token_limit is not None or bool(self._options.token_limits)
+
+    def admit(self, deployment: str, tokens: int) -> str | None:
+        """Enqueue the tokens and return None; or, if that were too many, return the sentence that says so."""
+        limit, sum_of_all = self.limit(deployment), self.enqueued[deployment] + tokens
+        if limit is not None and sum_of_all > limit:
+            return f"Enqueued tokens of deployment '{deployment}' would be {sum_of_all}, the limit is {limit}."
+        self.enqueued[deployment] = sum_of_all
+        return None
+
+    def release(self, deployment: str, tokens: int) -> None:
+        """Give back what was admitted."""
+        self.enqueued[deployment] -= tokens
+
+    def headers(self, deployment: str) -> dict[str, str]:
+        """Headers of the answer to create; source: reference, section Create. None without a limit to tell."""
+        limit = self.limit(deployment)
+        if limit is None or not self._options.quota_headers:
+            return {}
+        return {
+            "deployment-enqueued-tokens": str(self.enqueued[deployment]),
+            "deployment-maximum-enqueued-tokens": str(limit),
+        }

@@ -1,0 +1,176 @@
+"""`make demo`: all of batch_fn on this machine, once, from a dropped file to its results; then it checks itself."""
+
+import contextlib
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Never
+
+from azure.core.exceptions import AzureError
+from rich.console import Console
+
+from batch_fn.app import App
+from devkit.azurite import AzuriteError
+from devkit.follow import (
+    IMPATIENT,
+    Follower,
+    Report,
+    ended,
+    findings_table,
+    open_console,
+    save,
+    show_files,
+    shown,
+    what_does_not_add_up,
+)
+from devkit.host.process import HostError
+from devkit.stack import Stack
+
+SAMPLES = Path(__file__).parent / "samples"
+OUT = Path(__file__).parents[1] / "out" / "demo"
+LIMIT_SECONDS = 110
+"""The demo takes a quarter of this; whatever takes longer has gone wrong."""
+SPEED = 25
+"""Service seconds in a second: quick, but slow enough that one can watch."""
+DROPS = {
+    "good.jsonl": "20 requests; by the `user` field of three, two fail at first, and one for good",
+    "bad.jsonl": "10 lines, 7 of them wrong",
+}
+EXPECTED = {"good.jsonl": "partially_succeeded", "bad.jsonl": "rejected"}
+SHOWN_ANSWERS = 3
+
+
+class TooLongError(Exception):
+    """The demo did not come to its end in time."""
+
+
+def main() -> int:
+    """Run the demo. Return the exit code: 0 if all went as it should."""
+    console = open_console()
+    began = time.monotonic()
+    try:
+        with _limit(LIMIT_SECONDS):
+            wrong = _run(console)
+    except (AzuriteError, HostError, TooLongError, AzureError, RuntimeError) as error:
+        wrong = [str(error)]
+    for sentence in wrong:
+        console.print(f"WRONG: {sentence}", style="bold red", markup=False, soft_wrap=True)
+    if not wrong:
+        _say_what_next(console, time.monotonic() - began)
+    return 1 if wrong else 0
+
+
+def _run(console: Console) -> list[str]:
+    """Show everything, and return what went wrong."""
+    shutil.rmtree(OUT, ignore_errors=True)
+    console.print("batch_fn, all of it on this machine: nothing leaves it, nothing costs anything.\n")
+    console.print("1. Starting what stands in for Azure")
+    stack = Stack(service={"speed": SPEED}, host=IMPATIENT)
+    with stack:
+        try:
+            return _show(console, stack)
+        finally:
+            OUT.mkdir(parents=True, exist_ok=True)
+            (OUT / "host.log").write_text(stack.host.log_text())
+            console.print("\nStopping everything")
+
+
+def _show(console: Console, stack: Stack) -> list[str]:
+    """Drop both files, follow them, show what came of them; return what is wrong."""
+    _say_where(console, stack)
+    console.print("\n2. Dropping two files into the container", stack.settings.input_container)
+    drops = {stack.user.drop(name, (SAMPLES / name).read_bytes()): name for name in DROPS}
+    for name, what in DROPS.items():
+        console.print(f"  {shown(SAMPLES / name)}: {what}", markup=False)
+    console.print(f"\n3. Following them; a second here is {SPEED} seconds at the service")
+    reports = Follower(stack.user, App(stack.settings).ledger, console).follow(drops)
+    by_name = {drops[path]: (path, report) for path, report in reports.items()}
+    console.print("\n4. The bad file: nothing of it was sent, and this is what to change")
+    _show_results(console, stack, *by_name["bad.jsonl"])
+    console.print("\n5. The good file: every request is in exactly one of output and errors\n")
+    _show_results(console, stack, *by_name["good.jsonl"])
+    return _check(console, stack, {name: report for name, (_, report) in by_name.items()})
+
+
+def _say_where(console: Console, stack: Stack) -> None:
+    console.print(f"  storage        Azurite at {stack.user.blobs.url}")
+    console.print(f"  Azure OpenAI   an emulator at {stack.service.url}")
+    console.print(
+        f"  Functions      a host at {stack.host.url}, running the app's {len(stack.host.functions)} functions"
+    )
+
+
+def _show_results(console: Console, stack: Stack, path: str, report: Report) -> None:
+    if report["findings"]:
+        console.print(findings_table(report))
+    else:
+        console.print(f"  {ended(report)}\n")
+        _show_answers(console, stack, report)
+    console.print()
+    show_files(console, save(stack.user, stack.settings, path, report, OUT))
+
+
+def _show_answers(console: Console, stack: Stack, report: Report) -> None:
+    """Show the first answers, and every failure."""
+    for line in stack.user.lines(report["outputs"]["output"])[:SHOWN_ANSWERS]:
+        answer = line["response"]["body"]["choices"][0]["message"]["content"]
+        console.print(f"  {line['custom_id']}  {answer}", markup=False, soft_wrap=True)
+    console.print("  ...")
+    for line in stack.user.lines(report["outputs"]["errors"]):
+        said = line["error"] or line["response"]["body"]["error"]
+        console.print(f"  {line['custom_id']}  failed: {said['message']}", markup=False, soft_wrap=True)
+
+
+def _check(console: Console, stack: Stack, reports: dict[str, Report]) -> list[str]:
+    """Return what is wrong with the results, after saying so if nothing is."""
+    wrong = [sentence for report in reports.values() for sentence in what_does_not_add_up(stack.user, report)]
+    for name, report in reports.items():
+        if report["status"] != EXPECTED[name]:
+            wrong.append(f"{name} ended as {report['status']}, not as {EXPECTED[name]}.")
+    paid = [line["custom_id"] for line in stack.service.executions() if line["succeeded"] > 1]
+    if paid:
+        wrong.append(f"The service answered these requests more than once: {', '.join(paid)}.")
+    if not wrong:
+        counts = reports["good.jsonl"]["counts"]
+        console.print(
+            f"\n6. It adds up: {counts['requests']} requests = {counts['succeeded']} succeeded + {counts['failed']} "
+            "failed, and none was answered twice"
+        )
+    return wrong
+
+
+def _say_what_next(console: Console, seconds: float) -> None:
+    console.print(f"\nDone in {seconds:.0f} seconds. Next:")
+    console.print(f"  look at         {shown(OUT)}/ and {shown(SAMPLES)}/", markup=False)
+    console.print("  keep it up      make run")
+    console.print("  send your own   make drop FILE=my.jsonl    (in another terminal)")
+
+
+@contextlib.contextmanager
+def _limit(seconds: int) -> Iterator[None]:
+    """Raise TooLongError in whatever runs after that many seconds; end as by Ctrl-C when the terminal is closed."""
+
+    def too_long(number: int, frame: FrameType | None) -> Never:  # noqa: ARG001
+        raise TooLongError(
+            f"The demo was not done after {seconds} seconds; what the host did is in {shown(OUT)}/host.log."
+        )
+
+    signal.signal(signal.SIGALRM, too_long)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("The demo was stopped.")

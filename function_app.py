@@ -1,0 +1,99 @@
+"""The table of contents: one short function for each trigger, each one call into batch_fn."""
+
+import azure.functions as func
+import azurefunctions.extensions.bindings.blob as blob
+
+from batch_fn.app import start
+from batch_fn.queues import read_errand
+
+here = start()
+settings = here.settings
+app = func.FunctionApp()
+
+
+@app.function_name("drop")
+@app.blob_trigger(
+    arg_name="client",
+    path=f"{settings.input_container}/{{name}}",
+    connection="BatchStorage",
+    source=func.BlobSource(settings.trigger_source),
+)
+def drop(client: blob.BlobClient) -> None:
+    """A file was dropped into the inbox: check it, and make it a job or a report of what is wrong."""
+    from batch_fn.intake import take_in
+
+    take_in(here, client)
+
+
+@app.function_name("drop_found")
+@app.queue_trigger(arg_name="message", queue_name=settings.drop_queue, connection="BatchStorage")
+def drop_found(message: func.QueueMessage) -> None:
+    """The tick found a drop whose event was lost, or whose first reader died."""
+    from batch_fn.intake import take_in_found
+
+    take_in_found(here, read_errand(message.get_body()))
+
+
+@app.function_name("submit")
+@app.queue_trigger(arg_name="message", queue_name=settings.submit_queue, connection="BatchStorage")
+def submit(message: func.QueueMessage) -> None:
+    """A part waits: make it a batch at the service."""
+    from batch_fn.submission import submit
+
+    errand = read_errand(message.get_body())
+    submit(here, errand.job_id, errand.part)
+
+
+@app.function_name("collect")
+@app.queue_trigger(arg_name="message", queue_name=settings.collect_queue, connection="BatchStorage")
+def collect(message: func.QueueMessage) -> None:
+    """A batch has ended: bring its results home, and finish the job if it was the last one."""
+    from batch_fn.collection import collect
+
+    collect(here, read_errand(message.get_body()).job_id)
+
+
+@app.function_name("tick")
+@app.timer_trigger(arg_name="timer", schedule=settings.tick_schedule)
+def tick(timer: func.TimerRequest, context: func.Context) -> None:  # noqa: ARG001 - the host passes it
+    """Ask the service about the open batches, and put back on its way what was left behind."""
+    from batch_fn.polling import tick
+
+    # What a thread of ours logs counts as this invocation's only if the thread says so.
+    tick(here, lambda: setattr(context.thread_local_storage, "invocation_id", context.invocation_id))
+
+
+@app.function_name("drop_poisoned")
+@app.queue_trigger(arg_name="message", queue_name="webjobs-blobtrigger-poison", connection="BatchStorage")
+def drop_poisoned(message: func.QueueMessage) -> None:
+    """The host gave up on a drop's event: have it tried again, and at last reported."""
+    from batch_fn.poison import poisoned_event
+
+    poisoned_event(here, message.get_body())
+
+
+def _poisoned(message: func.QueueMessage) -> None:
+    from batch_fn.poison import poisoned_errand
+
+    poisoned_errand(here, message.get_body())
+
+
+@app.function_name("drop_found_poisoned")
+@app.queue_trigger(arg_name="message", queue_name=f"{settings.drop_queue}-poison", connection="BatchStorage")
+def drop_found_poisoned(message: func.QueueMessage) -> None:
+    """The host gave up on a drop that the tick had found."""
+    _poisoned(message)
+
+
+@app.function_name("submit_poisoned")
+@app.queue_trigger(arg_name="message", queue_name=f"{settings.submit_queue}-poison", connection="BatchStorage")
+def submit_poisoned(message: func.QueueMessage) -> None:
+    """The host gave up on a submit."""
+    _poisoned(message)
+
+
+@app.function_name("collect_poisoned")
+@app.queue_trigger(arg_name="message", queue_name=f"{settings.collect_queue}-poison", connection="BatchStorage")
+def collect_poisoned(message: func.QueueMessage) -> None:
+    """The host gave up on a collect."""
+    _poisoned(message)

@@ -1,0 +1,554 @@
+"""The app's hands, in memory: the methods and the promises of the real ones, on a `World` that outlives them.
+
+Every public method is a call that goes through the world's `Turn`, which may let the process die there.
+`test_fakes.py` holds the names and signatures to those of the real classes.
+"""
+
+import functools
+import inspect
+import json
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import IO, Any, NamedTuple, cast
+
+import msgspec
+from azure.core.exceptions import HttpResponseError, ResourceNotFoundError, ServiceResponseError
+
+from batch_fn.admission import Deployment
+from batch_fn.app import App
+from batch_fn.containers import CHUNK_BYTES, Drop, DropGoneError
+from batch_fn.jobs import Job, Part, ServiceBatch, ServiceError
+from batch_fn.ledger import JOB_ROW, Change, ConflictError, Finished, Held, Row, Work
+from batch_fn.openai_batches import (
+    Enqueued,
+    FileGoneError,
+    FileQuotaError,
+    RefusedError,
+    ServiceTroubleError,
+    TokenLimitError,
+    UnansweredError,
+)
+from batch_fn.queues import Errand
+from tests.model.world import (
+    SETTINGS,
+    UNKNOWN_DEPLOYMENT,
+    Batch,
+    Line,
+    Message,
+    Weather,
+    World,
+    blob_at,
+    url_of,
+)
+
+TRANSACTION_LIMIT = 3
+"""Rows in one transaction: few, so that small jobs reach what large ones do."""
+
+PAGE = 2
+"""Batches on one page of a list: few, likewise."""
+
+
+def reads[F: Callable[..., Any]](method: F) -> F:
+    """Make a method a call that changes nothing; the world's turn decides on its fate."""
+    name = method.__name__
+
+    @functools.wraps(method)
+    def made(self: Any, *given: Any, **named: Any) -> Any:
+        return self.world.turn.meet(self, name, lambda: method(self, *given, **named), writes=False)
+
+    @functools.wraps(method)
+    def listed(self: Any, *given: Any, **named: Any) -> Iterator[Any]:
+        self.world.turn.meet(self, name, lambda: None, writes=False)
+        yield from method(self, *given, **named)
+
+    return cast(F, listed if inspect.isgeneratorfunction(method) else made)
+
+
+def writes[F: Callable[..., Any]](method: F) -> F:
+    """Make a method a call that changes the world; the world's turn decides on its fate."""
+    name = method.__name__
+
+    @functools.wraps(method)
+    def made(self: Any, *given: Any, **named: Any) -> Any:
+        return self.world.turn.meet(self, name, lambda: method(self, *given, **named), writes=True)
+
+    return cast(F, made)
+
+
+class _Hand:
+    once: frozenset[str] = frozenset()
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+
+class _StorageHand(_Hand):
+    """The part that all kinds of storage have in common: how they fail."""
+
+    def busy(self) -> Exception:
+        return HttpResponseError("503 Server Busy")
+
+    def lost(self, name: str) -> Exception:
+        return ServiceResponseError(f"no answer to {name}")
+
+
+class FakeLedger(_StorageHand):
+    """Table storage, as batch_fn.ledger.Ledger."""
+
+    @writes
+    def begin(self, job: Job) -> Held[Job]:
+        rows = self.world.rows.setdefault(job.job_id, {})
+        if JOB_ROW not in rows:
+            if not job.bundle:
+                self.world.begun.setdefault(job.job_id, job)
+            self._put(job)
+        row, etag = rows[JOB_ROW]
+        assert isinstance(row, Job)
+        return Held(row, etag)
+
+    @reads
+    def finished(self, job_id: str) -> Finished | None:
+        return self.world.history.get(job_id)
+
+    @reads
+    def work(self, job_id: str) -> Work | None:
+        rows = self.world.rows.get(job_id, {})
+        parts = [Held(row, etag) for _, (row, etag) in sorted(rows.items()) if isinstance(row, Part)]
+        job = self.world.job_in_hand(job_id)
+        return Work(Held(job, rows[JOB_ROW][1]), parts) if job else None
+
+    @reads
+    def due(self, now: datetime) -> Iterator[Held[Job] | Held[Part]]:
+        held = [each for rows in self.world.rows.values() for each in rows.values()]
+        for row, etag in held:
+            if row.due is not None and row.due <= now:
+                yield cast(Held[Job] | Held[Part], Held(row, etag))
+
+    @reads
+    def jobs_in_hand(self) -> Iterator[Job]:
+        for job_id in list(self.world.rows):
+            job = self.world.job_in_hand(job_id)
+            if job is not None:
+                yield job
+
+    @reads
+    def parts_of(self, deployment: str) -> Iterator[Part]:
+        yield from (
+            part for part in self.world.parts() if part.deployment == deployment and part.state in {"open", "claimed"}
+        )
+
+    @reads
+    def bundleable(self, part: Part) -> Iterator[Held[Part]]:
+        for held in self._held_parts():
+            row = held.row
+            if row.bundles and row.state == "waiting" and (row.deployment, row.url) == (part.deployment, part.url):
+                yield held
+
+    @reads
+    def riders(self, bundle_id: str) -> Iterator[Held[Part]]:
+        for held in self._held_parts():
+            if held.row.state == "bundled" and held.row.bundle == bundle_id:
+                yield held
+
+    @reads
+    def deployment(self, name: str) -> Deployment:
+        return self._deployment(name)[0]
+
+    @writes
+    def note_deployment(self, name: str, change: Callable[[Deployment], Deployment]) -> Deployment:
+        while True:
+            known, etag = self._deployment(name)
+            new = change(known)  # which may make calls of its own, and be held up in one
+            if new == known:
+                return new
+            if self._deployment(name)[1] == etag:
+                self.world.deployments[name] = new, str(self.world.count())
+                return new
+
+    @writes
+    def update[T: Row](self, held: Held[T], row: T) -> Held[T]:
+        self._check(Change(held.row, held.etag))
+        return Held(row, self._put(row))
+
+    @writes
+    def change(self, changes: Iterable[Change]) -> None:
+        inserts: list[Change] = []
+        updates: list[Change] = []
+        for each in changes:
+            (inserts if each.etag is None else updates).append(each)
+        early = max(0, len(inserts) - (TRANSACTION_LIMIT - len(updates)))
+        for start in range(0, early, TRANSACTION_LIMIT):
+            ahead = inserts[start : min(start + TRANSACTION_LIMIT, early)]
+            if all(self._is_free(each.row) for each in ahead):
+                for each in ahead:
+                    self._put(each.row)
+        together = inserts[early:] + updates
+        for each in together:
+            self._check(each)
+        for each in together:
+            self._put(each.row)
+
+    @writes
+    def finish(self, finished: Finished) -> None:
+        if not self.world.job_reported(finished.job_id):
+            self.world.breaks(f"{finished.job_id} entered the history before its report was there")
+        self.world.history[finished.job_id] = finished
+
+    @writes
+    def forget(self, work: Work) -> None:
+        job_id = work.job.row.job_id
+        if work.job.row.bundle:
+            self._check_bundle(work.job.row)
+        elif job_id not in self.world.history:
+            self.world.breaks(f"{job_id} was forgotten before it was in the history")
+        rows = self.world.rows.get(job_id, {})
+        keys = [held.row.key for held in work.parts] + [JOB_ROW]
+        for start in range(0, len(keys), TRANSACTION_LIMIT):
+            some = keys[start : start + TRANSACTION_LIMIT]
+            if not all(key in rows for key in some):
+                return
+            for key in some:
+                del rows[key]
+        if not rows:
+            self.world.rows.pop(job_id, None)
+
+    @writes
+    def sweep(self, job_id: str) -> None:
+        if job_id not in self.world.history:
+            self.world.breaks(f"{job_id} was swept away before it was in the history")
+        rows = self.world.rows.get(job_id, {})
+        for key in set(rows) - {JOB_ROW}:
+            del rows[key]
+        if not rows:
+            self.world.rows.pop(job_id, None)
+
+    def _held_parts(self) -> list[Held[Part]]:
+        held = [each for rows in self.world.rows.values() for each in rows.values()]
+        return [Held(row, etag) for row, etag in held if isinstance(row, Part)]
+
+    def _check_bundle(self, bundle: Job) -> None:
+        """A bundle is about to be forgotten: nobody may ride in it any more."""
+        for member in bundle.members:
+            row, _ = self.world.rows.get(member.job_id, {}).get(member.part, (None, ""))
+            if isinstance(row, Part) and row.state == "bundled" and row.bundle == bundle.job_id:
+                self.world.breaks(f"{bundle.job_id} was forgotten while {row.key} of {row.job_id} rode in it")
+
+    def _deployment(self, name: str) -> tuple[Deployment, str | None]:
+        return self.world.deployments.get(name, (Deployment(name=name), None))
+
+    def _is_free(self, row: Row) -> bool:
+        return _key(row) not in self.world.rows.get(row.job_id, {})
+
+    def _check(self, change: Change) -> None:
+        _, etag = self.world.rows.get(change.row.job_id, {}).get(_key(change.row), (None, None))
+        if etag != change.etag:
+            raise ConflictError
+
+    def _put(self, row: Row) -> str:
+        etag = str(self.world.count())
+        self.world.rows.setdefault(row.job_id, {})[_key(row)] = row, etag
+        return etag
+
+
+def _key(row: Row) -> str:
+    return row.key if isinstance(row, Part) else JOB_ROW
+
+
+class FakeBlobClient(NamedTuple):
+    """What the trigger hands to the app: the name of a blob, of whatever version."""
+
+    container_name: str
+    blob_name: str
+
+
+class FakeContainers(_StorageHand):
+    """Blob storage, as batch_fn.containers.Containers."""
+
+    @reads
+    def drop(self, client: FakeBlobClient) -> Drop | None:
+        blob = self.world.inbox().get(client.blob_name)
+        if blob is None:
+            return None
+        container = SETTINGS.input_container
+        return Drop(container, client.blob_name, blob.etag, len(blob.content), blob.last_modified, blob.metadata)
+
+    @reads
+    def inbox(self) -> Iterator[Drop]:
+        for name, blob in self.world.inbox().items():
+            container = SETTINGS.input_container
+            yield Drop(container, name, blob.etag, len(blob.content), blob.last_modified, blob.metadata)
+
+    def drop_client(self, name: str) -> FakeBlobClient:
+        return FakeBlobClient(SETTINGS.input_container, name)
+
+    def read_drop(self, drop: Drop) -> Iterator[bytes]:
+        half = drop.bytes // 2
+        for piece in (slice(None, half), slice(half, None)):
+            yield self._read_piece(drop, piece)
+
+    @reads
+    def _read_piece(self, drop: Drop, piece: slice) -> bytes:
+        blob = self.world.inbox().get(drop.name)
+        if blob is None or blob.etag != drop.etag:
+            raise DropGoneError(drop.name)
+        return blob.content[piece]
+
+    @writes
+    def keep(self, container: str, name: str, etag: str, path: str) -> None:
+        blob = self.world.blobs.get((container, name))
+        if blob is None or blob.etag != etag:
+            raise DropGoneError(name)
+        self.world.put(SETTINGS.archive_container, f"{path}.jsonl", blob.content)
+
+    def kept(self, path: str) -> str:
+        return f"{SETTINGS.archive_container}/{path}.jsonl"
+
+    @writes
+    def take_out(self, container: str, name: str, etag: str) -> None:
+        blob = self.world.blobs.get((container, name))
+        if blob is not None and blob.etag == etag:
+            self.world.inbox_loses(name, blob)
+            del self.world.blobs[container, name]
+
+    @reads
+    def read(self, container: str, name: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
+        blob = self.world.blobs.get((container, name))
+        if blob is None:
+            raise ResourceNotFoundError(f"{container}/{name}")
+        yield blob.content[offset:][:length]
+
+    def writer(self, container: str, name: str, block_bytes: int = CHUNK_BYTES) -> "FakeWriter":  # noqa: ARG002
+        return FakeWriter(self, container, name)
+
+    def write(self, container: str, name: str, content: Iterable[bytes]) -> str | None:
+        with self.writer(container, name) as writer:
+            for piece in content:
+                writer.write(piece)
+        return writer.place
+
+    def write_report(self, path: str, report: Any) -> str:
+        self._put(SETTINGS.reports_container, f"{path}.json", msgspec.json.encode(report))
+        return f"{SETTINGS.reports_container}/{path}.json"
+
+    @reads
+    def report(self, path: str) -> dict[str, Any] | None:
+        blob = self.world.blobs.get((SETTINGS.reports_container, f"{path}.json"))
+        return cast(dict[str, Any], json.loads(blob.content)) if blob else None
+
+    def url(self, container: str, name: str) -> str:
+        return url_of(container, name)
+
+    @reads
+    def read_url(self, url: str) -> Iterator[bytes] | None:
+        blob = self.world.blobs.get(blob_at(url))
+        return iter([blob.content]) if blob else None
+
+    def clear_work(self, job_id: str) -> None:
+        if job_id in self.world.begun and not self.world.job_reported(job_id):
+            self.world.breaks(f"the blobs of {job_id} were deleted before its report was there")
+        for name in self._list_work(f"{job_id}/"):
+            self._delete_work(name)
+
+    @reads
+    def _list_work(self, prefix: str) -> list[str]:
+        return [name for at, name in self.world.blobs if at == SETTINGS.work_container and name.startswith(prefix)]
+
+    @writes
+    def _delete_work(self, name: str) -> None:
+        if (SETTINGS.work_container, name) in self.world.blobs:
+            self.world.work_loses(name)
+            del self.world.blobs[SETTINGS.work_container, name]
+
+    @writes
+    def _put(self, container: str, name: str, content: bytes) -> None:
+        self.world.put(container, name, content)
+
+
+class FakeWriter:
+    """A blob that appears whole when its writer is closed without an error, as batch_fn.containers.Writer."""
+
+    def __init__(self, containers: FakeContainers, container: str, name: str) -> None:
+        self._containers, self._container, self._name = containers, container, name
+        self._content = bytearray()
+        self.lines = 0
+
+    @property
+    def place(self) -> str | None:
+        return f"{self._container}/{self._name}" if self.lines else None
+
+    def write(self, line: bytes) -> None:
+        self.lines += 1
+        self._content += line
+
+    def __enter__(self) -> "FakeWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None and self.lines:
+            self._containers._put(self._container, self._name, bytes(self._content))
+
+
+class FakeQueues(_StorageHand):
+    """Storage queues, as batch_fn.queues.Queues."""
+
+    @writes
+    def drop(self, job_id: str, name: str) -> None:
+        self._send("drop", Errand(job_id, name=name))
+
+    @writes
+    def submit(self, job_id: str, part: str, delay: int = 0) -> None:
+        self._send("submit", Errand(job_id, part=part), delay)
+
+    @writes
+    def collect(self, job_id: str) -> None:
+        self._send("collect", Errand(job_id))
+
+    @writes
+    def completed(self, job_id: str, status: str, report: str) -> None:
+        container, _, name = report.partition("/")
+        blob = self.world.blobs.get((container, name))
+        if blob is None or json.loads(blob.content)["status"] != status:
+            self.world.breaks(f"{job_id} was said to be done, and {report} does not say so")
+        self.world.completed.append(job_id)
+
+    def _send(self, queue: str, errand: Errand, delay: int = 0) -> None:
+        visible_at = self.world.now + timedelta(seconds=delay)
+        self.world.messages.append(Message(queue, msgspec.json.encode({"job": errand}), visible_at))
+
+
+class FakeService(_Hand):
+    """Azure OpenAI's files and batches, as batch_fn.openai_batches.OpenAIBatches."""
+
+    once = frozenset({"upload", "create"})
+
+    def busy(self) -> Exception:
+        return ServiceTroubleError("HTTP 429", retry_after=20.0)
+
+    def lost(self, name: str) -> Exception:
+        return UnansweredError("no answer") if name == "create" else ServiceTroubleError("no answer", undecided=True)
+
+    @writes
+    def upload(self, name: str, content: IO[bytes]) -> str:
+        if Weather.FILES_FULL in self.world.weather:
+            raise FileQuotaError("The quota for files is reached.")
+        return self.world.add_file(name, content.read())
+
+    @reads
+    def find_files(self, name: str) -> list[str]:
+        return [file.id for file in self.world.files.values() if file.name == name]
+
+    @reads
+    def files(self) -> Iterator[tuple[str, str]]:
+        for file in list(self.world.files.values()):
+            yield file.id, file.name
+
+    @reads
+    def has_file(self, file_id: str) -> bool:
+        return file_id in self.world.files
+
+    @reads
+    def download(self, file_id: str, to: Path) -> None:
+        to.write_bytes(self._file(file_id))
+
+    def delete_files_of(self, part: Part) -> None:
+        known = {
+            part.file_id: None,
+            part.output_file_id: None,
+            part.error_file_id: None,
+            **dict.fromkeys(part.leftovers),
+        }
+        if part.claims > 1:
+            known.update(dict.fromkeys(self.find_files(part.file_name)))
+        for file_id in known:
+            if file_id:
+                self.delete_file(file_id)
+
+    @writes
+    def delete_file(self, file_id: str) -> None:
+        file = self.world.files.pop(file_id, None)
+        if file is not None:
+            self.world.service_loses(file)
+
+    @writes
+    def create(self, part: Part) -> tuple[ServiceBatch, Enqueued]:
+        content = self._blob(part.input_blob) if part.input_blob else self._file(part.file_id)
+        requests = [json.loads(line) for line in content.splitlines()]
+        if {request["body"]["model"] for request in requests} != {part.deployment}:
+            self.world.breaks(f"{part.file_name} was sent to the wrong deployment")
+        lines = {request["custom_id"]: Line.of(request["body"]) for request in requests}
+        if not len(requests) == len(lines) == len(set(lines.values())) == part.requests:
+            self.world.breaks(f"{part.file_name} has not its requests, each once")
+        if part.deployment == UNKNOWN_DEPLOYMENT:
+            raise RefusedError(ServiceError("model_not_found", "There is no such deployment."))
+        tokens = sum(len(json.dumps(request["body"])) for request in requests) // 4
+        limit = self.world.token_limit
+        if Weather.NO_TOKENS in self.world.weather or (limit and self.world.tokens_enqueued() + tokens > limit):
+            raise TokenLimitError("The deployment has no room for this batch.")
+        batch = self.world.add_batch(part, lines, tokens)
+        told = Enqueued(self.world.tokens_enqueued(), limit) if limit else Enqueued(None, None)
+        return self.world.described(batch), told
+
+    @reads
+    def find_batch(self, part: Part, since: datetime) -> ServiceBatch | None:
+        for batch in self._listed():
+            if batch.created_at < since:
+                return None
+            if part.input_blob:
+                mine = batch.input_blob == part.input_blob
+            else:
+                mine = batch.metadata == part.metadata or batch.input_file_id == part.file_id
+            if mine and batch.id not in part.refused:
+                return self.world.described(batch)
+        return None
+
+    def pages(self) -> Iterator[list[ServiceBatch]]:
+        start, more = 0, True
+        while more:
+            page, more = self._page(start)
+            yield page
+            start += PAGE
+
+    @reads
+    def _page(self, start: int) -> tuple[list[ServiceBatch], bool]:
+        listed = list(self._listed())
+        return [self.world.described(batch) for batch in listed[start : start + PAGE]], len(listed) > start + PAGE
+
+    @reads
+    def retrieve(self, batch_id: str) -> ServiceBatch | None:
+        batch = self.world.batches[batch_id]
+        known = not batch.gone and batch.known_at <= self.world.now
+        return self.world.described(batch) if known else None
+
+    @writes
+    def cancel(self, batch_id: str) -> None:
+        raise NotImplementedError("nothing in the app cancels yet")
+
+    def _file(self, file_id: str) -> bytes:
+        if file_id not in self.world.files:
+            raise FileGoneError(file_id)
+        return self.world.files[file_id].content
+
+    def _blob(self, url: str) -> bytes:
+        if blob_at(url) not in self.world.blobs:
+            self.world.breaks(f"the service was sent to {url}, where there is nothing")
+            raise FileGoneError(url)
+        return self.world.blobs[blob_at(url)].content
+
+    def _listed(self) -> Iterator[Batch]:
+        """Yield what a list shows, newest first."""
+        for batch in reversed(self.world.batches.values()):
+            if not batch.gone and batch.listed_at <= self.world.now:
+                yield batch
+
+
+def new_process(world: World) -> App:
+    """Return an app as a process that has just started has it: with hands of its own, and nothing else."""
+    app = App(world.settings)
+    app.__dict__.update(
+        ledger=FakeLedger(world),
+        containers=FakeContainers(world),
+        queues=FakeQueues(world),
+        service=FakeService(world),
+    )
+    return app

@@ -1,0 +1,221 @@
+"""Scenarios in which the state machine once found a rule broken, each by its name."""
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from batch_fn.admission import Deployment
+from batch_fn.jobs import Part, PartState
+from tests.model.faults import Fate
+from tests.model.machine import NAMES, Delivery, Luck, Pipeline, PipelineOnBlobs
+from tests.model.world import Answer, End, Weather
+
+BOTH_MODES = pytest.mark.parametrize("mode", [Pipeline, PipelineOnBlobs])
+
+
+@contextlib.contextmanager
+def _pipeline(mode: type[Pipeline] = Pipeline) -> Iterator[Pipeline]:
+    machine = mode()
+    try:
+        yield machine
+        machine.no_rule_is_broken()
+    finally:
+        machine.teardown()
+
+
+def _event_comes(pipeline: Pipeline, luck: Luck = None) -> None:
+    pipeline.the_event_of_a_drop_comes(name=NAMES[0], luck=luck)
+
+
+def _a_part_is_submitted(pipeline: Pipeline, luck: Luck = None) -> None:
+    _event_comes(pipeline)
+    pipeline.a_message_comes(pick=0, how=Delivery.TWICE, luck=luck)
+    pipeline.time_passes(seconds=61)  # the claim ends
+
+
+def _a_part_is_collected(pipeline: Pipeline, luck: Luck = None) -> None:
+    _event_comes(pipeline)
+    while pipeline.world.messages:
+        pipeline.a_message_comes(pick=0, how=Delivery.ONCE, luck=None)
+    for batch in pipeline.world.open_batches():
+        pipeline.world.end(batch, End.COMPLETED)
+    pipeline.the_timer_ticks(luck=None)
+    pipeline.a_message_comes(pick=0, how=Delivery.TWICE, luck=luck)
+    pipeline.time_passes(seconds=101)  # what it had in hand is due again
+
+
+@pytest.mark.parametrize("dies_at", range(10))
+@pytest.mark.parametrize("answer", Answer)
+def test_a_process_dies_while_it_finishes_a_job(answer: Answer, dies_at: int) -> None:
+    """The result files may be gone from the service already: that is no reason to send the lines again."""
+    with _pipeline() as pipeline:
+        pipeline.a_user_drops_a_file(name=NAMES[0], kind="one line")
+        _event_comes(pipeline)
+        pipeline.a_message_comes(pick=0, how=Delivery.ONCE, luck=None)
+        pipeline.the_service_works(pick=0, does=answer)
+        pipeline.the_service_works(pick=0, does=End.COMPLETED)
+        pipeline.the_timer_ticks(luck=None)
+        pipeline.a_message_comes(pick=0, how=Delivery.ONCE, luck=(Fate.DIES_AFTER, dies_at))
+
+
+@BOTH_MODES
+@pytest.mark.parametrize("kind", ["one line", "two parts, untidy", "four parts", "mixed"])
+@pytest.mark.parametrize("step", [_event_comes, _a_part_is_submitted, _a_part_is_collected])
+def test_a_process_is_held_up_while_others_go_on(
+    step: Callable[[Pipeline, Luck], None], kind: str, mode: type[Pipeline]
+) -> None:
+    """What it writes when the job is finished, nobody looks for: its rows, blobs and files it has to delete itself."""
+    for held_at in itertools.count():
+        with _pipeline(mode) as pipeline:
+            pipeline.a_user_drops_a_file(name=NAMES[0], kind=kind)
+            step(pipeline, (Fate.STALLS, held_at))
+            if not pipeline.strands:
+                assert held_at > 1
+                return  # the step makes no more calls
+            _event_comes(pipeline)
+            for _ in range(12):
+                for batch in pipeline.world.open_batches():
+                    pipeline.world.end(batch, End.COMPLETED)
+                pipeline.all_goes_on_for_a_while(seconds=0, ends=None, luck=None)
+
+
+def _small_files_are_dropped(pipeline: Pipeline, *kinds: str) -> None:
+    for name, kind in zip(NAMES, kinds, strict=False):
+        pipeline.a_user_drops_a_file(name=name, kind=kind)
+        pipeline.the_event_of_a_drop_comes(name=name, luck=None)
+    pipeline.time_passes(seconds=20)
+
+
+def _a_bundle_is_made(pipeline: Pipeline, luck: Luck = None) -> None:
+    """Leaves the messages of the other members behind: they come later."""
+    _small_files_are_dropped(pipeline, "one line", "one line", "one line")
+    pipeline.a_message_comes(pick=1, how=Delivery.TWICE, luck=luck)
+
+
+def _a_dead_bundle_is_broken_up(pipeline: Pipeline, luck: Luck = None) -> None:
+    _a_bundle_is_made(pipeline, (Fate.DIES_BEFORE, 4))
+    pipeline.time_passes(seconds=61)
+    pipeline.the_timer_ticks(luck=luck)
+
+
+def _an_ended_bundle_is_collected(pipeline: Pipeline, luck: Luck = None, end: End = End.COMPLETED) -> None:
+    _a_bundle_is_made(pipeline)
+    while pipeline.world.messages:
+        pipeline.a_message_comes(pick=0, how=Delivery.ONCE, luck=None)
+    (batch,) = pipeline.world.open_batches()
+    if end is not End.INVALID:
+        pipeline.world.run_line(batch, Answer.ANSWERED)
+        pipeline.world.run_line(batch, Answer.TRIPPED)
+    pipeline.world.end(batch, end)
+    pipeline.the_timer_ticks(luck=None)
+    pipeline.a_message_comes(pick=0, how=Delivery.TWICE, luck=luck)
+
+
+def _a_refused_bundle_is_broken_up(pipeline: Pipeline, luck: Luck = None) -> None:
+    _an_ended_bundle_is_collected(pipeline, luck, End.INVALID)
+
+
+BUNDLE_STEPS = [
+    _a_bundle_is_made,
+    _a_dead_bundle_is_broken_up,
+    _an_ended_bundle_is_collected,
+    _a_refused_bundle_is_broken_up,
+]
+
+
+@BOTH_MODES
+@pytest.mark.parametrize("fate", Fate)
+@pytest.mark.parametrize("step", BUNDLE_STEPS)
+def test_a_step_of_a_bundle_meets_bad_luck_at_each_call(
+    step: Callable[[Pipeline, Luck], None], fate: Fate, mode: type[Pipeline]
+) -> None:
+    """Each line is answered once, and nothing is left, whatever happens to whoever gathers, breaks up or settles."""
+    for at in itertools.count():
+        with _pipeline(mode) as pipeline:
+            step(pipeline, (fate, at))
+            if not pipeline.world.turn.disturbed and not pipeline.strands:
+                assert at > 0
+                return  # the step makes no more calls where it would matter
+            pipeline.time_passes(seconds=61 if fate is Fate.STALLS else 0)  # claims end while it is held up
+            ends = [End.COMPLETED, End.LEFT_OUT, End.INVALID][at % 3]
+            for _ in range(4):
+                for batch in pipeline.world.open_batches():
+                    pipeline.world.end(batch, ends)
+                    ends = End.COMPLETED
+                pipeline.all_goes_on_for_a_while(seconds=0, ends=None, luck=None)
+
+
+@BOTH_MODES
+def test_a_bundle_is_larger_than_its_deployment_takes(mode: type[Pipeline]) -> None:
+    """A split part of a bundle was settled for all members, and those in the other part were sent again meanwhile."""
+    with _pipeline(mode) as pipeline:
+        pipeline.world.weather.add(Weather.NO_TOKENS)
+        _a_bundle_is_made(pipeline)
+        pipeline.world.weather.clear()
+        pipeline.world.deployments["gpt"] = Deployment(name="gpt", limit=50), "told meanwhile"
+        pipeline.world.token_limit = 50
+        for _ in range(8):
+            pipeline.all_goes_on_for_a_while(seconds=101, ends=End.COMPLETED, luck=None)
+        assert len(pipeline.world.batches) == 3
+
+
+def test_a_member_is_settled_while_another_is_not() -> None:
+    """Whoever comes back to the bundle tried to settle it a second time, and never came to the other."""
+    with _pipeline() as pipeline:
+        _an_ended_bundle_is_collected(pipeline, (Fate.BUSY, 14))
+        assert {part.state for part in pipeline.world.parts()} >= {PartState.SETTLED, PartState.BUNDLED}
+
+
+def test_the_client_makes_the_change_that_names_the_members_twice() -> None:
+    """The second time it is refused: the members were let go, and went alone beside the bundle."""
+    for at in range(6):
+        with _pipeline() as pipeline:
+            _a_bundle_is_made(pipeline, (Fate.REPEATED, at))
+            (batch,) = pipeline.world.open_batches()
+            pipeline.all_goes_on_for_a_while(seconds=0, ends=None, luck=None)
+            assert batch.open
+
+
+def test_whoever_asks_for_company_is_in_it() -> None:
+    """Its message is used up: it would wait for the tick, which comes for it only after RESEND_SECONDS."""
+    with _pipeline() as pipeline:
+        _small_files_are_dropped(pipeline, "two lines", "one line", "one line")
+        pipeline.a_message_comes(pick=2, how=Delivery.ONCE, luck=None)
+        ((asked, _),) = [
+            pipeline.world.rows[job.job_id]["part-00001-01"] for job in list(pipeline.world.begun.values())[2:]
+        ]
+        assert isinstance(asked, Part)
+        assert asked.state is PartState.BUNDLED
+
+
+@BOTH_MODES
+def test_a_part_is_split_at_its_deployments_limit(mode: type[Pipeline]) -> None:
+    """The first piece was taken for the whole drop, and the service was sent all of it beside the other pieces."""
+    with _pipeline(mode) as pipeline:
+        pipeline.world.deployments["gpt"] = Deployment(name="gpt", limit=30), "told before"
+        pipeline.a_user_drops_a_file(name=NAMES[0], kind="two lines")
+        for _ in range(10):
+            pipeline.all_goes_on_for_a_while(seconds=101, ends=End.COMPLETED, luck=None)
+        assert len(pipeline.world.batches) == 2
+
+
+def test_a_new_batch_is_not_known_yet_and_the_refused_one_before_it_was_not_known_at_first() -> None:
+    """Since when a batch is unknown counts for that batch alone: another's time must not make it vanish at once."""
+    with _pipeline() as pipeline:
+        pipeline.a_user_drops_a_file(name=NAMES[0], kind="one line")
+        pipeline.the_weather_changes(weather=Weather.NO_TOKENS_LATER)
+        pipeline.the_weather_changes(weather=Weather.SLOW_START)
+        _event_comes(pipeline)
+        pipeline.time_passes(seconds=20)  # it finds no company
+        pipeline.a_message_comes(pick=0, how=Delivery.ONCE, luck=None)
+        pipeline.the_timer_ticks(luck=None)  # the first batch is unknown
+        pipeline.time_passes(seconds=200)
+        pipeline.world.end(pipeline.world.open_batches()[0], End.COMPLETED)
+        pipeline.the_timer_ticks(luck=None)  # it was refused
+        pipeline.time_passes(seconds=310)
+        pipeline.all_goes_on_for_a_while(seconds=0, ends=None, luck=None)
+        assert len(pipeline.world.batches) == 2
+        pipeline.all_goes_on_for_a_while(seconds=0, ends=None, luck=None)
+        assert len(pipeline.world.batches) == 2, "the second batch is not known yet: that is no reason for a third"

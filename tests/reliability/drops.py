@@ -1,0 +1,100 @@
+"""What is dropped, and what must come of it: each line knows whether it ends answered, and how often it may be run."""
+
+import itertools
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+
+from batch_fn.settings import Settings
+
+MAX_ATTEMPTS = Settings().max_attempts
+
+_numbers = itertools.count(1)
+
+
+class Fate(StrEnum):
+    """Where a line must end."""
+
+    #: In output, with the service's answer.
+    ANSWERED = "answered"
+    #: In errors.
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One request of a drop. No two have the same custom_id, in whatever drop: by it the service's count is read."""
+
+    custom_id: str
+    raw: bytes
+    fate: Fate
+    executions: int
+    """How often the service may run it at most; it may answer it once."""
+
+
+@dataclass(frozen=True)
+class Drop:
+    """One file, as a user makes it."""
+
+    name: str
+    lines: tuple[Line, ...]
+    spoiled: bool = False
+    """It has a line that is wrong, so that it must be rejected."""
+
+    @property
+    def content(self) -> bytes:
+        """The bytes to drop."""
+        wrong = b"this is no JSON\n" if self.spoiled else b""
+        return b"".join(line.raw + b"\n" for line in self.lines) + wrong
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """One version of a file in the inbox; `path` is where its results will be."""
+
+    drop: Drop
+    path: str
+    overwritten: bool = False
+    """A newer version followed at once: this one may be gone before anybody saw it."""
+
+    @property
+    def job_id(self) -> str:
+        """The job that it becomes."""
+        return self.path.rpartition("/")[2]
+
+
+def good(text: str = "Hello") -> Line:
+    """Return a line that the service answers."""
+    return _line(text, Fate.ANSWERED, executions=1)
+
+
+def wrong() -> Line:
+    """Return a line that the service refuses for good: it must not be tried again."""
+    return _line("[[status 400]]", Fate.FAILED, executions=1)
+
+
+def unlucky(status: int = 500, times: int = 1) -> Line:
+    """Return a line that fails so often in a way worth trying again, and is then answered."""
+    return _line(f"[[status {status} x{times}]]", Fate.ANSWERED, executions=times + 1)
+
+
+def hopeless() -> Line:
+    """Return a line that fails in a way worth trying again, always."""
+    return _line("[[status 503]]", Fate.FAILED, executions=MAX_ATTEMPTS)
+
+
+def left_out() -> Line:
+    """Return a line that is in neither of the first batch's files, and is answered by the second."""
+    return _line("[[missing x1]]", Fate.ANSWERED, executions=1)
+
+
+def ends_its_batch(how: str) -> Line:
+    """Return a line whose first batch ends so: `expired`, `cancelled`, `failed-late`, or `failed` with a code."""
+    return _line(f"[[batch {how} x1]]", Fate.ANSWERED, executions=1)
+
+
+def _line(text: str, fate: Fate, *, executions: int) -> Line:
+    custom_id = f"line-{next(_numbers)}"
+    body = {"model": "gpt-4o-batch", "messages": [{"role": "user", "content": text}]}
+    request = {"custom_id": custom_id, "method": "POST", "url": "/chat/completions", "body": body}
+    return Line(custom_id, json.dumps(request).encode(), fate, executions)

@@ -1,0 +1,177 @@
+"""The report has the shape that users were promised, and adds why parts waited."""
+
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import msgspec
+import pytest
+
+from batch_fn.jobs import JobState, Outcome, Part, PartState, Usage, Wait
+from batch_fn.reports import report, stamp
+from batch_fn.requests import Finding
+from tests.conftest import JOB_ID, NOON, a_job, a_part
+
+JOB = a_job(
+    state=JobState.FINISHING,
+    requests=10,
+    accepted_at=NOON + timedelta(seconds=3),
+    finished_at=NOON + timedelta(hours=2, microseconds=999_999),
+)
+PLACES: dict[str, str | None] = {
+    "output": f"batch-output/sales/monday/{JOB_ID}.jsonl",
+    "errors": f"batch-errors/sales/monday/{JOB_ID}.jsonl",
+    "archive": f"batch-archive/sales/monday/{JOB_ID}.jsonl",
+}
+FIRST = a_part(
+    state=PartState.SETTLED,
+    wait=Wait(reason="no_room", needed=1_000, limit=5_000, enqueued=4_500, until=NOON + timedelta(seconds=30)),
+    batch_id="batch_1",
+    batch_status="expired",
+    created_at=NOON + timedelta(minutes=1),
+    ended_at=NOON + timedelta(hours=1),
+    succeeded=7,
+    failed=1,
+    usage=Usage(70, 7, 77),
+)
+SECOND = a_part(
+    state=PartState.SETTLED,
+    attempt=2,
+    requests=2,
+    estimated_tokens=200,
+    batch_id="batch_2",
+    batch_status="completed",
+    created_at=NOON + timedelta(hours=1),
+    ended_at=NOON + timedelta(hours=2),
+    succeeded=2,
+    usage=Usage(20, 2, 22),
+)
+
+
+def written(parts: list[Part], **changes: Any) -> Any:
+    """The report as it is read back from its blob."""
+    facts: dict[str, Any] = {
+        "status": Outcome.PARTIALLY_SUCCEEDED,
+        "succeeded": 9,
+        "failed": 1,
+        "findings": [],
+        "finding_count": 0,
+        "outputs": PLACES,
+    }
+    return msgspec.json.decode(msgspec.json.encode(report(JOB, parts=parts, **facts | changes)))
+
+
+def test_a_job_with_a_retry_is_reported_in_full() -> None:
+    assert written([FIRST, SECOND]) == {
+        "job_id": JOB_ID,
+        "status": "partially_succeeded",
+        "input": {
+            "container": "batch-input",
+            "name": "sales/monday.jsonl",
+            "etag": "0x8DC",
+            "bytes": 815,
+            "requests": 10,
+        },
+        "counts": {"requests": 10, "succeeded": 9, "failed": 1},
+        "finding_count": 0,
+        "findings": [],
+        "outputs": PLACES,
+        "batches": [
+            {
+                "id": "batch_1",
+                "deployment": "gpt-4o-mini",
+                "endpoint": "/chat/completions",
+                "attempt": 1,
+                "status": "expired",
+                "requests": 10,
+                "succeeded": 7,
+                "failed": 1,
+                "estimated_tokens": 1_000,
+                "created_at": "2026-11-22T12:01:00Z",
+                "finished_at": "2026-11-22T13:00:00Z",
+            },
+            {
+                "id": "batch_2",
+                "deployment": "gpt-4o-mini",
+                "endpoint": "/chat/completions",
+                "attempt": 2,
+                "status": "completed",
+                "requests": 2,
+                "succeeded": 2,
+                "failed": 0,
+                "estimated_tokens": 200,
+                "created_at": "2026-11-22T13:00:00Z",
+                "finished_at": "2026-11-22T14:00:00Z",
+            },
+        ],
+        "waits": [
+            {
+                "part": 1,
+                "attempt": 1,
+                "reason": "no_room",
+                "message": "",
+                "needed": 1_000,
+                "limit": 5_000,
+                "enqueued": 4_500,
+                "until": "2026-11-22T12:00:30Z",
+            }
+        ],
+        "usage": {"prompt_tokens": 90, "completion_tokens": 9, "total_tokens": 99},
+        "cost": None,
+        "times": {
+            "dropped": "2026-11-22T12:00:00Z",
+            "accepted": "2026-11-22T12:00:03Z",
+            "submitted": "2026-11-22T12:01:00Z",
+            "finished": "2026-11-22T14:00:00Z",
+        },
+    }
+
+
+def test_the_members_come_in_the_promised_order() -> None:
+    assert list(written([FIRST])) == [
+        "job_id",
+        "status",
+        "input",
+        "counts",
+        "finding_count",
+        "findings",
+        "outputs",
+        "batches",
+        "waits",
+        "usage",
+        "cost",
+        "times",
+    ]
+
+
+def test_a_rejected_drop_is_reported_with_its_findings_and_without_batches() -> None:
+    finding = Finding(3, "invalid_json_line", "This line is no JSON.")
+    told = written([], status=Outcome.REJECTED, succeeded=0, failed=0, findings=[finding], finding_count=250)
+    assert told["status"] == "rejected"
+    assert told["findings"] == [
+        {"line": 3, "code": "invalid_json_line", "message": "This line is no JSON.", "custom_id": None}
+    ]
+    assert told["finding_count"] == 250
+    assert told["batches"] == []
+    assert told["waits"] == []
+    assert told["usage"] == {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+    assert told["times"]["submitted"] is None
+
+
+def test_a_part_that_never_became_a_batch_is_no_batch_but_its_wait_is_told() -> None:
+    split = a_part(state=PartState.SETTLED, wait=Wait(reason="too_large", needed=9_000, limit=5_000, enqueued=0))
+    told = written([split, SECOND])
+    assert [batch["id"] for batch in told["batches"]] == ["batch_2"]
+    assert [(wait["reason"], wait["until"]) for wait in told["waits"]] == [("too_large", None)]
+
+
+@pytest.mark.parametrize(
+    ("time", "text"),
+    [
+        (None, None),
+        (NOON, "2026-11-22T12:00:00Z"),
+        (NOON.astimezone(timezone(timedelta(hours=9))), "2026-11-22T12:00:00Z"),
+        (NOON.replace(microsecond=999_999), "2026-11-22T12:00:00Z"),
+    ],
+)
+def test_times_are_told_in_utc_to_the_second(time: datetime | None, text: str | None) -> None:
+    assert stamp(time) == text
