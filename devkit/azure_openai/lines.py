@@ -136,7 +136,7 @@ class _Inspector:
             return
         if seconds := slow_seconds(text):
             self._seen.slow[index] = seconds
-        if script := batch_script(text, f"{line.custom_id} {line.digest()}"):
+        if script := batch_script(text, line.digest()):
             self._seen.batch_scripts.append(script)
 
 
