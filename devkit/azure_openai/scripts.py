@@ -12,8 +12,8 @@ A directive may stand anywhere in a line's `body`. `xN` makes it true the first 
 | `[[batch failed-late]]`, `[[batch failed-late CODE x1]]` | the batch fails after half of its lines, which have files |
 
 "This line" is its custom_id with its body; xN of a batch directive counts the batches that had a line of this body,
-whatever its custom_id: in a bundle it has another each time. More than one `status` and `missing` in a line take turns: `[[status 500 x1]] [[missing x1]]` fails, then is missing, then
-succeeds.
+whatever its custom_id: in a bundle it has another each time. More than one `status` and `missing` in a line take turns:
+`[[status 500 x1]] [[missing x1]]` fails, then is missing, then succeeds.
 """
 
 import re
