@@ -44,6 +44,8 @@ def report(
             "accepted": stamp(job.accepted_at),
             "submitted": stamp(min((part.created_at for part in sent if part.created_at), default=None)),
             "finished": stamp(job.finished_at),
+            "cancelled": stamp(job.cancel_asked_at) if job.cancelled else None,
+            "retried": stamp(job.retried_at),
         },
     }
 
