@@ -84,11 +84,20 @@ def stop_parts(app: App, work: Work) -> None:
         return  # a part was settled meanwhile; the row is due all the same
 
 
+def unwanted(app: App, job: Job) -> bool:
+    """Return whether the job was cancelled; a bundle is when the job of every member was."""
+    works = (app.ledger.work(member.job_id) for member in job.members)
+    return all(work is None or work.job.row.cancelled for work in works) if job.members else job.cancelled
+
+
 def end_unsent(app: App, held: Held[Part]) -> None:
     """End a part for which no batch can have been made; its lines are errors then."""
     now = clock.now()
     due = clock.after(app.settings.resend_seconds)
-    app.ledger.update(held, held.row.moved(PartState.ENDED, due, errors=(NOT_SENT,), creating_at=None, ended_at=now))
+    # A claim that died may have left a file: with one claim more, cleaning up looks for it.
+    claims = held.row.claims + bool(held.row.claims and not held.row.file_id)
+    ended = held.row.moved(PartState.ENDED, due, claims=claims, errors=(NOT_SENT,), creating_at=None, ended_at=now)
+    app.ledger.update(held, ended)
     journal.note("part_not_sent", job_id=held.row.job_id, part=held.row.key)
     app.queues.collect(held.row.job_id)
 
@@ -121,11 +130,5 @@ def _stop_bundle(app: App, bundle_id: str) -> None:
     for carrier in bundle.parts if bundle else []:
         if carrier.row.state is PartState.WAITING and carrier.row.creating_at is None:
             end_unsent(app, carrier)  # nothing of it was sent, so collecting it breaks it up
-        elif carrier.row.state is PartState.OPEN and bundle is not None and _unwanted(app, bundle.job.row):
+        elif carrier.row.state is PartState.OPEN and bundle is not None and unwanted(app, bundle.job.row):
             _stop_batch(app, carrier.row)
-
-
-def _unwanted(app: App, bundle: Job) -> bool:
-    """Return whether the job of every member was cancelled."""
-    works = (app.ledger.work(member.job_id) for member in bundle.members)
-    return all(work is None or work.job.row.cancelled for work in works)

@@ -15,7 +15,7 @@ from batch_fn import clock, journal, quota
 from batch_fn.admission import Decision, Reason
 from batch_fn.app import App
 from batch_fn.bundling import gather
-from batch_fn.cancelling import end_unsent
+from batch_fn.cancelling import end_unsent, unwanted
 from batch_fn.finishing import clear_if_gone
 from batch_fn.jobs import FILE_NAME, Job, Part, PartState, ServiceBatch, ServiceError, Wait
 from batch_fn.ledger import Change, ConflictError, Held, Work
@@ -45,7 +45,7 @@ def submit(app: App, job_id: str, key: str) -> None:
     held = work.part(key) if work and work.job.row.accepted_at else None
     if work is None or held is None or not _may_be_claimed(held.row, clock.now()):
         return
-    cancelled = work.job.row.cancelled
+    cancelled = unwanted(app, work.job.row)
     if cancelled and held.row.creating_at is None:
         with contextlib.suppress(ConflictError):
             end_unsent(app, held)
