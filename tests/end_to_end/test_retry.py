@@ -37,9 +37,9 @@ def app(stack: Bench) -> App:
 
 def whole(dropped: Dropped) -> dict[str, Any]:
     """Return the report of a job when it has left work, if every line is in exactly one of output and errors."""
-    report = dropped.wait()
+    dropped.wait()
     stack = dropped.bench
-    report = json.loads(stack.user.read(f"batch-reports/{dropped.path}.json") or b"")
+    report: dict[str, Any] = json.loads(stack.user.read(f"batch-reports/{dropped.path}.json") or b"")
     check_report(dropped, report)
     ids = [json.loads(raw)["custom_id"] for raw in dropped.content.splitlines()]
     output = [each["custom_id"] for each in stack.user.lines(report["outputs"]["output"])]
