@@ -1,5 +1,6 @@
 """A job is cancelled: what was not sent stays unsent, what runs is stopped, what was answered is kept."""
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.xdist_group("cancel")
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Bench]:
-    with Bench({"BUNDLE_SECONDS": "2", "BUNDLE_BYTES": "700", "TROUBLE_SECONDS": "1"}) as bench:
+    with Bench({"BUNDLE_SECONDS": "3", "BUNDLE_BYTES": "700", "TROUBLE_SECONDS": "1"}) as bench:
         yield bench
 
 
@@ -60,7 +61,7 @@ def test_a_job_that_waits_for_quota_is_cancelled_and_never_sent(stack: Bench, ap
 def test_a_job_that_runs_keeps_what_was_answered_and_is_cancelled_once(
     stack: Bench, app: App, service: AzureOpenAI
 ) -> None:
-    service.options(in_progress_seconds=20_000)
+    service.options(in_progress_seconds=20_000, cancelling_seconds=6_000)
     dropped = stack.drop("cancel/runs.jsonl", jsonl(*lines(10)))
     wait_for(
         lambda: (found := stack.batches(dropped.job_id)) and found[0]["request_counts"]["completed"] >= 2, "two answers"
@@ -88,18 +89,14 @@ def test_a_finished_or_unknown_job_is_not_cancelled(stack: Bench, app: App) -> N
 
 
 def test_one_that_is_cancelled_in_a_bundle_harms_nobody_else(stack: Bench, app: App, service: AzureOpenAI) -> None:
-    service.options(in_progress_seconds=8_000)
-    drops = [stack.drop(f"cancel/bundled-{number}.jsonl", jsonl(line("one"), line("two"))) for number in range(3)]
+    service.options(in_progress_seconds=20_000)
+    drops = _together(stack, "bundled", jsonl(line("one"), line("two")))
     wait_for(lambda: all(_runs(stack, dropped) for dropped in drops), "the bundle to run")
-    # Two that gather at the same time may make two bundles.
-    bundles = {dropped: _bundle(stack, dropped) for dropped in drops}
-    shared = [each for each in drops if list(bundles.values()).count(bundles[each]) > 1]
-    cancel(app, shared[0].job_id)
+    cancel(app, drops[0].job_id)
     service.options(in_progress_seconds=60)
-    reports = {dropped: went_well(dropped) for dropped in drops}
-    assert [report["counts"]["succeeded"] for report in reports.values()] == [2, 2, 2], "its lines ran on, and are kept"
-    assert reports[shared[0]]["status"] == "cancelled"
-    assert all(report["status"] == "succeeded" for dropped, report in reports.items() if dropped != shared[0])
+    reports = [went_well(dropped) for dropped in drops]
+    assert [report["status"] for report in reports] == ["cancelled", "succeeded", "succeeded"]
+    assert [report["counts"]["succeeded"] for report in reports] == [2, 2, 2], "its lines ran on, and are kept"
 
 
 def test_a_bundle_of_which_every_member_is_cancelled_is_stopped(stack: Bench, app: App, service: AzureOpenAI) -> None:
@@ -116,14 +113,23 @@ def test_one_in_a_bundle_that_is_not_sent_yet_is_cancelled_and_the_others_go(
     stack: Bench, app: App, service: AzureOpenAI
 ) -> None:
     service.options(token_limits={"narrow": 1}, quota_headers=False)
-    drops = [
-        stack.drop(f"cancel/unsent-{number}.jsonl", jsonl(line("one", body_model="narrow"))) for number in range(3)
-    ]
+    drops = _together(stack, "unsent", jsonl(line("one", body_model="narrow")))
     wait_for(lambda: any(row.get("wait") for row in _carrier(stack, drops[0])), "the bundle to wait")
     cancel(app, drops[0].job_id)
     assert stopped(drops[0])["batches"] == []
     service.options(token_limits={})
     assert [went_well(dropped)["status"] for dropped in drops[1:]] == ["succeeded"] * 2
+
+
+def _together(stack: Bench, name: str, content: bytes) -> list[Dropped]:
+    """Drop three files one after the other: the first gathers all. At the same time, each may gather one."""
+    drops = []
+    for number in range(3):
+        drops.append(stack.drop(f"cancel/{name}-{number}.jsonl", content))
+        time.sleep(0.7)
+    wait_for(lambda: all(_bundle(stack, dropped) for dropped in drops), "the bundle")
+    assert len({_bundle(stack, dropped) for dropped in drops}) == 1
+    return drops
 
 
 def _bundle(stack: Bench, member: Dropped) -> str:

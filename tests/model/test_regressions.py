@@ -332,3 +332,25 @@ def test_a_retry_that_cannot_be_done_is_given_up_and_the_report_stands() -> None
         _all_rides_home(pipeline)
         (finished,) = pipeline.world.history.values()
         assert finished.status == "succeeded"
+
+
+@BOTH_MODES
+def test_a_job_is_cancelled_whose_create_was_lost(mode: type[Pipeline]) -> None:
+    """It is looked for, and not sent again: neither where it was never made, nor where it was, and is stopped."""
+    for fate, made in ((Fate.DIES_BEFORE, 0), (Fate.DIES_AFTER, 1)):
+        for at in range(12):
+            with _pipeline(mode) as pipeline:
+                pipeline.a_user_drops_a_file(name=NAMES[0], kind="two lines")
+                _event_comes(pipeline)
+                pipeline.time_passes(seconds=20)
+                pipeline.a_message_comes(pick=0, how=Delivery.TWICE, luck=(fate, at))
+                (part,) = pipeline.world.parts()
+                if part.creating_at is None or part.batch_id or len(pipeline.world.batches) != made:
+                    continue
+                pipeline.a_user_cancels_a_job(pick=0, luck=None)
+                for _ in range(6):
+                    pipeline.all_goes_on_for_a_while(seconds=101, ends=None, luck=None)
+                assert [batch.status for batch in pipeline.world.batches.values()] == ["cancelling"] * made
+                break
+        else:
+            pytest.fail("no create was lost")
