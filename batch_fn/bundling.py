@@ -133,17 +133,18 @@ def forget_bundle(app: App, bundle_id: str) -> None:
     work = app.ledger.work(bundle_id)
     if work is None:
         return
-    if work.job.row.state is not JobState.FINISHING:
+    bundle = work.job
+    if bundle.row.state is not JobState.FINISHING:
         due = clock.after(app.settings.resend_seconds)
         try:
-            app.ledger.update(work.job, msgspec.structs.replace(work.job.row, state=JobState.FINISHING, due=due))
+            bundle = app.ledger.update(bundle, msgspec.structs.replace(bundle.row, state=JobState.FINISHING, due=due))
         except ConflictError:
             return  # another instance is at it
     if app.settings.delete_service_files:
         for held in work.parts:
             app.service.delete_files_of(held.row)
     app.containers.clear_work(bundle_id)
-    app.ledger.forget(work)
+    app.ledger.forget(Work(bundle, work.parts))
 
 
 def _company(app: App, first: Part) -> list[Held[Part]]:

@@ -11,8 +11,8 @@ from batch_fn import clock, journal
 from batch_fn.answers import Answers, NotYetError
 from batch_fn.app import App
 from batch_fn.bundling import break_up, bundled_id, forget_bundle, may_bundle, rides_in, riding
-from batch_fn.finishing import clear_if_gone, finish
-from batch_fn.jobs import Job, JobState, Part, PartState, Source, Usage, failed_for_good
+from batch_fn.finishing import clear_if_gone, finish, is_of
+from batch_fn.jobs import CANCELLED, Job, JobState, Part, PartState, Source, Usage, failed_for_good
 from batch_fn.ledger import Change, ConflictError, Held, Work
 from batch_fn.planning import next_attempt
 from batch_fn.requests import custom_id_of, with_custom_id
@@ -30,7 +30,7 @@ def collect(app: App, job_id: str) -> None:
         forget_bundle(app, job_id)
         return
     # With the report written, results may be deleted at the service already: there is nothing to collect any more.
-    reported = job.state is JobState.FINISHING and app.containers.report(job.path) is not None
+    reported = job.state is JobState.FINISHING and is_of(job, app.containers.report(job.path))
     if reported or not job.parts_left:
         finish(app, work)
         return
@@ -123,13 +123,15 @@ class Settling:
         return Final(source.line, place.verdict is Verdict.SUCCEEDED, raw)
 
     def _may_try_again(self) -> bool:
-        attempts_left = self._part.attempt < self._app.settings.max_attempts
+        attempts_left = self._part.attempt - self._part.attempts_before < self._app.settings.max_attempts
         # A job that was being finished had no line left to try: one that misses its result now has lost it since.
         decided = self._job.cancelled or self._job.state is JobState.FINISHING
         return attempts_left and not decided and not failed_for_good(self._part.errors)
 
     def _why(self) -> str:
         part = self._part
+        if any(error.code == CANCELLED for error in part.errors):
+            return f"The job was cancelled before this request was sent on attempt {part.attempt}."
         said = "; ".join(f"{error.code}: {error.message}" for error in part.errors[:3])
         if self._answers.output_lost:
             said = "its output is gone from the service"
@@ -142,7 +144,7 @@ class Settling:
             work = self._app.ledger.work(self._job.job_id)
             held = work.part(self._part.key) if work else None
             if work is None or held is None or held.row.state is not self._part.state:
-                clear_if_gone(self._app, self._job.job_id)
+                clear_if_gone(self._app, self._job.job_id, self._part.attempts_before)
                 return True  # done elsewhere
             if self.again and work.job.row.state is JobState.FINISHING:
                 return False  # whoever finishes it has deleted the results at the service already

@@ -150,6 +150,24 @@ class Containers:
         found: dict[str, Any] = msgspec.json.decode(document)
         return found
 
+    def archived(self, path: str) -> Drop:
+        """Return the archive's copy of a drop, with the drop's own metadata. Raises: FileNotFoundError."""
+        found = self.drop(self._blob(self._settings.archive_container, f"{path}.jsonl"))
+        if found is None:
+            raise FileNotFoundError(self.kept(path))
+        return found
+
+    def is_there(self, container: str, name: str) -> bool:
+        """Return whether there is such a blob."""
+        return bool(self._blob(container, name).exists())
+
+    def remove(self, container: str, name: str) -> None:
+        """Delete a blob; one that is gone already is fine."""
+        from azure.core.exceptions import ResourceNotFoundError
+
+        with contextlib.suppress(ResourceNotFoundError):
+            self._blob(container, name).delete_blob()
+
     def url(self, container: str, name: str) -> str:
         """Return the URL of a blob, or of a folder of blobs."""
         return self._blob(container, name).url
@@ -167,13 +185,13 @@ class Containers:
         except ResourceNotFoundError:
             return None
 
-    def clear_work(self, job_id: str) -> None:
-        """Delete everything of a job in the work container."""
+    def clear_work(self, folder: str) -> None:
+        """Delete everything in a folder of the work container (see `jobs.work_folder`)."""
         from azure.core.exceptions import ResourceNotFoundError
 
         work = self._service.get_container_client(self._settings.work_container)
         # Where the account has a hierarchy, folders are listed too, and can only be deleted when they are empty.
-        for name in sorted(work.list_blob_names(name_starts_with=f"{job_id}/"), reverse=True):
+        for name in sorted(work.list_blob_names(name_starts_with=f"{folder}/"), reverse=True):
             with contextlib.suppress(ResourceNotFoundError):
                 work.delete_blob(name)
 

@@ -14,9 +14,9 @@ import msgspec
 from batch_fn import clock, journal
 from batch_fn.app import App
 from batch_fn.containers import DropGoneError
-from batch_fn.jobs import REPORTED_FINDINGS, Job, JobState, Outcome, Part, outcome, service_findings
+from batch_fn.jobs import REPORTED_FINDINGS, Job, JobState, Outcome, Part, outcome, service_findings, work_folder
 from batch_fn.ledger import ConflictError, Finished, Held, Work
-from batch_fn.reports import report
+from batch_fn.reports import report, stamp
 from batch_fn.results import Final, merge, unpack
 
 if TYPE_CHECKING:
@@ -49,10 +49,24 @@ def finish(app: App, work: Work, last: tuple[Part, Iterator[Final]] | None = Non
     with _finishing(app, work.job) as job:
         if job is None:
             return False
-        written = app.containers.report(job.row.path)
-        document = written or _write_results(app, job.row, _settled(work, last[0] if last else None), last)
-        _conclude(app, Work(job, work.parts), document, again=written is not None)
+        found = app.containers.report(job.row.path)
+        if found is not None and is_of(job.row, found):
+            document = found
+        else:
+            document = _write_results(app, job.row, _settled(work, last[0] if last else None), last, former=found)
+        _conclude(app, Work(job, work.parts), document, again=document is found)
         return True
+
+
+def is_of(job: Job, document: dict[str, Any] | None) -> bool:
+    """Return whether a report is of the job as it is now, and not of what it was before it was retried."""
+    return document is not None and document["times"]["retried"] == stamp(job.retried_at)
+
+
+def is_over(app: App, job: Job) -> bool:
+    """Return whether the job is in the history as it is now, and not only as it was before it was retried."""
+    finished = app.ledger.finished(job.job_id)
+    return finished is not None and finished.attempts > job.attempts_before
 
 
 def _write_findings(app: App, job: Job, findings: "Findings") -> dict[str, Any]:
@@ -76,12 +90,12 @@ def _write_findings(app: App, job: Job, findings: "Findings") -> dict[str, Any]:
     return document
 
 
-def clear_if_gone(app: App, job_id: str) -> None:
+def clear_if_gone(app: App, job_id: str, attempts_before: int) -> None:
     """Delete what was written here after the job had been finished, or its bundle forgotten: nobody else would."""
     work = app.ledger.work(job_id)
-    forgotten = work is None or (work.job.row.bundle and work.job.row.state is JobState.FINISHING)
-    if forgotten or app.ledger.finished(job_id) is not None:
-        app.containers.clear_work(job_id)
+    job = work.job.row if work and work.job.row.attempts_before == attempts_before else None
+    if job is None or (job.bundle and job.state is JobState.FINISHING) or is_over(app, job):
+        app.containers.clear_work(work_folder(job_id, attempts_before))
 
 
 @contextlib.contextmanager
@@ -114,11 +128,18 @@ def _settled(work: Work, last: Part | None) -> list[Part]:
     parts = {held.row.key: held.row for held in work.parts}
     if last is not None:
         parts[last.key] = last
-    return [parts[key] for key in sorted(parts)]
+    return sorted(parts.values(), key=lambda part: (part.number, part.attempt))
 
 
-def _write_results(app: App, job: Job, parts: list[Part], last: tuple[Part, Iterator[Final]] | None) -> dict[str, Any]:
-    """Write output, errors and report. Return the report."""
+def _write_results(
+    app: App,
+    job: Job,
+    parts: list[Part],
+    last: tuple[Part, Iterator[Final]] | None,
+    *,
+    former: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """Write output, errors and report; `former` is the report before the job was retried. Return the report."""
     settings, containers = app.settings, app.containers
     kept = [_kept_results(app, part) for part in parts if part.results and not (last and part.key == last[0].key)]
     streams = [*kept, last[1]] if last else kept
@@ -145,6 +166,7 @@ def _write_results(app: App, job: Job, parts: list[Part], last: tuple[Part, Iter
         finding_count=len(findings),
         outputs={"output": output.place, "errors": errors.place, "archive": containers.kept(job.path)},
         parts=parts,
+        former=former,
     )
     containers.write_report(job.path, document)
     return document
@@ -166,10 +188,13 @@ def _conclude(app: App, work: Work, document: dict[str, Any], *, again: bool) ->
     """Do what comes after the report: tell, empty the inbox, enter the history, delete what is not needed any more."""
     job = work.job.row
     place = f"{app.settings.reports_container}/{job.path}.json"
-    if not again or app.ledger.finished(job.job_id) is None:
+    if job.retried_at is not None and document["outputs"]["errors"] is None:
+        app.containers.remove(app.settings.errors_container, f"{job.path}.jsonl")  # of the former attempt
+    if not again or not is_over(app, job):
         app.queues.completed(job.job_id, document["status"], place)
         app.containers.take_out(job.container, job.name, job.etag)
-        app.ledger.finish(_history(job, document, place))
+        attempts = max((held.row.attempt for held in work.parts), default=1)
+        app.ledger.finish(_history(job, document, place, attempts))
     _clean_up(app, work)
     app.ledger.forget(work)
     counts = document["counts"]
@@ -182,10 +207,10 @@ def _clean_up(app: App, work: Work) -> None:
         for held in work.parts:
             app.service.delete_files_of(held.row)
     # Known to the ledger or not: whoever wrote a blob may have died before it said so.
-    app.containers.clear_work(work.job.row.job_id)
+    app.containers.clear_work(work.job.row.work_folder)
 
 
-def _history(job: Job, document: dict[str, Any], place: str) -> Finished:
+def _history(job: Job, document: dict[str, Any], place: str, attempts: int) -> Finished:
     document = msgspec.to_builtins(document)
     return Finished(
         job_id=job.job_id,
@@ -202,4 +227,5 @@ def _history(job: Job, document: dict[str, Any], place: str) -> Finished:
         dropped_at=job.dropped_at,
         finished_at=job.finished_at or job.dropped_at,
         report=place,
+        attempts=attempts,
     )

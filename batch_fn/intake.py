@@ -8,16 +8,17 @@ from typing import IO, TYPE_CHECKING
 import msgspec
 
 from batch_fn import clock, jobs, journal
+from batch_fn.accepting import accept
 from batch_fn.app import App
-from batch_fn.bundling import may_bundle
 from batch_fn.containers import Drop, DropGoneError
 from batch_fn.finishing import clear_if_gone, finish_rejected
 from batch_fn.jobs import REPORTED_FINDINGS, Job, JobState
-from batch_fn.ledger import Change, ConflictError, Held, Work
+from batch_fn.ledger import Held, Work
 from batch_fn.picking import pick
 from batch_fn.planning import Limits, Planner
 from batch_fn.queues import Errand
 from batch_fn.requests import Code, Finding, Rules, check
+from batch_fn.retrying import take_up
 
 if TYPE_CHECKING:
     from azure.storage.blob import BlobClient
@@ -65,11 +66,14 @@ def take_in(app: App, client: "BlobClient") -> None:
 
 def take_in_found(app: App, errand: Errand) -> None:
     """Take in a drop that the tick found, or report that it is gone if its very version is not there any more."""
+    work = app.ledger.work(errand.job_id)
+    if work is not None and work.job.row.state is JobState.RETRYING:
+        take_up(app, work.job)
+        return
     drop = app.containers.drop(app.containers.drop_client(errand.name))
     if drop is not None and identity(drop) == errand.job_id:
         _take_in(app, drop)
         return
-    work = app.ledger.work(errand.job_id)
     if work is None or work.job.row.accepted_at is not None:
         return
     reject(app, work.job, _gone())
@@ -171,26 +175,16 @@ def _accept(app: App, held: Held[Job], planner: Planner, rules: Rules) -> None:
     now = clock.now()
     picks = pick(app, held.row, planner, _planner(app, held.row), rules) if planner.interleaved else {}
     parts = planner.parts(held.row.job_id, now=now, due=_later(app), picks=picks)
-    if len(parts) == 1 and may_bundle(app, parts[0].bytes):
-        later = clock.after(app.settings.bundle_seconds + app.settings.resend_seconds)
-        parts = [msgspec.structs.replace(parts[0], bundles=True, due=later)]
     job = msgspec.structs.replace(
         held.row,
         state=JobState.ACCEPTED,
-        due=None,
+        due=clock.now() if held.row.cancelled else None,
         requests=sum(part.requests for part in parts),
         parts_left=len(parts),
         accepted_at=now,
     )
-    try:
-        app.ledger.change([*map(Change, parts), Change(job, held.etag)])
-    except ConflictError:  # the same event, handled elsewhere, was quicker
-        if picks:
-            clear_if_gone(app, job.job_id)
-        return
-    journal.note("job_accepted", job_id=job.job_id, requests=job.requests, parts=len(parts))
-    for part in parts:
-        app.queues.submit(job.job_id, part.key, app.settings.bundle_seconds if part.bundles else 0)
+    if not accept(app, Held(job, held.etag), parts) and picks:  # the same event, handled elsewhere, was quicker
+        clear_if_gone(app, job.job_id, job.attempts_before)
 
 
 def _later(app: App) -> datetime:

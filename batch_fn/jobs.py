@@ -16,7 +16,7 @@ from batch_fn.requests import Finding
 REPORTED_FINDINGS = 100
 """The report holds the first findings; the errors blob holds all of them."""
 
-FILE_NAME = r"(?P<job_id>\d{8}T\d{6}Z-[0-9a-f]{10})-part-\d{5}-\d{2}\.jsonl"
+FILE_NAME = r"(?P<job_id>\d{8}T\d{6}Z-[0-9a-f]{10})-part-\d{5}-(?P<attempt>\d{2,})\.jsonl"
 """The names of our files at the service (see `Part.file_name`)."""
 
 BLOB_NAME_LIMIT = 1024  # source: Azure Storage, "Naming and referencing containers, blobs, and metadata"
@@ -31,6 +31,8 @@ class JobState(StrEnum):
     ACCEPTED = "accepted"
     #: Every part is settled; output, errors and report are being written.
     FINISHING = "finishing"
+    #: It had been finished; its failed lines are being picked for another attempt.
+    RETRYING = "retrying"
 
 
 class Outcome(StrEnum):
@@ -66,7 +68,9 @@ class PartState(StrEnum):
 
 
 MOVES: dict[PartState, frozenset[PartState]] = {
-    PartState.WAITING: frozenset({PartState.WAITING, PartState.CLAIMED, PartState.BUNDLED, PartState.SETTLED}),
+    PartState.WAITING: frozenset(
+        {PartState.WAITING, PartState.CLAIMED, PartState.BUNDLED, PartState.ENDED, PartState.SETTLED}
+    ),
     PartState.BUNDLED: frozenset({PartState.BUNDLED, PartState.WAITING, PartState.SETTLED}),
     PartState.CLAIMED: frozenset(
         {PartState.CLAIMED, PartState.WAITING, PartState.OPEN, PartState.ENDED, PartState.SETTLED}
@@ -168,6 +172,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     finished_at: datetime | None = None
     cancelled: bool = False
     """Somebody asked us to cancel it."""
+    cancel_asked_at: datetime | None = None
+    retried_at: datetime | None = None
+    """When somebody asked for another attempt of its failed lines, to the second."""
+    attempts_before: int = 0
+    """The highest attempt before it was retried; 0 for a job that was not."""
 
     bundle: bool = False
     """It is a bundle of ours, not a drop (see bundling.py)."""
@@ -179,6 +188,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         """Name of each of the job's blobs, without its ending."""
         return result_path(self.name, self.job_id)
 
+    @property
+    def work_folder(self) -> str:
+        """Where its blobs lie in the work container."""
+        return work_folder(self.job_id, self.attempts_before)
+
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
     """One attempt of one part of a job: what goes into one service batch. One row of the ledger."""
@@ -186,6 +200,8 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     job_id: str
     number: int
     attempt: int = 1
+    attempts_before: int = 0
+    """The highest attempt before its job was retried, as the job has it."""
     state: PartState = PartState.WAITING
     due: datetime | None = None
     """When the tick should look at it; for a claimed part, when the claim ends."""
@@ -264,7 +280,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def work_path(self) -> str:
         """Where its blobs lie in the work container, without their ending."""
-        return f"{self.job_id}/{self.key}"
+        return f"{work_folder(self.job_id, self.attempts_before)}/{self.key}"
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -321,6 +337,9 @@ class ServiceBatch(msgspec.Struct, frozen=True, kw_only=True):
         """Whether it failed because the service may not read its input blob: the role may not be there yet."""
         return self.status == "failed" and any(error.code == NO_PERMISSIONS for error in self.errors)
 
+
+CANCELLED = "cancelled"
+"""Our own code: the part was not sent, because its job was cancelled."""
 
 TOKEN_LIMIT = "token_limit_exceeded"  # noqa: S105 - the service's word, no secret
 
@@ -380,6 +399,11 @@ def part_key(number: int, attempt: int) -> str:
     return f"part-{number:05d}-{attempt:02d}"
 
 
+def work_folder(job_id: str, attempts_before: int) -> str:
+    """Return where a job's blobs lie in the work container: who still cleans up after a run harms no retry."""
+    return f"{job_id}-{attempts_before:02d}" if attempts_before else job_id
+
+
 def estimated_tokens(characters: int) -> int:
     """Return the service's own estimate for lines whose bodies have that many characters."""
     return characters // 4
@@ -401,4 +425,5 @@ def service_findings(parts: list[Part]) -> list[Finding]:
         for part in parts
         if part.batch_status in {"failed", ""}
         for error in part.errors
+        if error.code != CANCELLED
     ]

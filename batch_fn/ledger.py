@@ -33,6 +33,13 @@ class ConflictError(Exception):
     """Somebody else changed the row since it was read: read it again and decide anew."""
 
 
+class NoSuchJobError(Exception):
+    """No job has that id: none is in hand, and none is in the history."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"There is no job {job_id}. Look its id up in the list of jobs.")
+
+
 class Held[T: Row](NamedTuple):
     """A row together with the ETag it had when it was read."""
 
@@ -69,6 +76,8 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
     dropped_at: datetime
     finished_at: datetime
     report: str
+    attempts: int = 1
+    """The highest attempt of its parts; one that is retried goes on from there."""
 
 
 class Change(NamedTuple):
@@ -118,7 +127,10 @@ class Ledger:
                 job = _held(Job, entity)
             else:
                 parts.append(_held(Part, entity))
-        return Work(job, parts) if job else None
+        if job is None:
+            return None
+        # Parts of a run before this one were inserted late, ahead of a transaction that came too late.
+        return Work(job, [held for held in parts if held.row.attempts_before == job.row.attempts_before])
 
     def due(self, now: datetime) -> Iterator[Held[Job] | Held[Part]]:
         """Yield every row in hand that is to be looked at by `now`."""
@@ -233,22 +245,33 @@ class Ledger:
         self._jobs.upsert_entity({"PartitionKey": partition, "RowKey": row, **_columns(finished)})
 
     def forget(self, work: Work) -> None:
-        """Delete the job's rows from work, its own last: as long as that one stands, the rest can be found."""
+        """Delete the job's rows from work, its own last: as long as that one stands, the rest can be found.
+
+        If that one has changed since it was read, somebody else has the job in hand, and it stays.
+        """
+        from azure.core import MatchConditions
+
+        condition = {"etag": work.job.etag, "match_condition": MatchConditions.IfNotModified}
         keys = [held.row.key for held in work.parts] + [JOB_ROW]
         for start in range(0, len(keys), TRANSACTION_LIMIT):
             some = keys[start : start + TRANSACTION_LIMIT]
             entities = [{"PartitionKey": work.job.row.job_id, "RowKey": key} for key in some]
             try:
-                self._transact([("delete", entity) for entity in entities])
+                self._transact(
+                    [("delete", each, *([condition] if each["RowKey"] == JOB_ROW else ())) for each in entities]
+                )
             except ConflictError:
                 return  # somebody else has forgotten it
 
-    def sweep(self, job_id: str) -> None:
-        """Delete parts of a finished job that were inserted, ahead of a transaction, after it had been forgotten."""
+    def sweep(self, finished: Finished) -> None:
+        """Delete parts of a finished job that were inserted, ahead of a transaction, after it had been forgotten.
+
+        Those of higher attempts are left: the job is being retried.
+        """
         from azure.core.exceptions import ResourceNotFoundError
 
-        for entity in self._work.query_entities("PartitionKey eq @job", parameters={"job": job_id}):
-            if entity["RowKey"] != JOB_ROW:
+        for entity in self._work.query_entities("PartitionKey eq @job", parameters={"job": finished.job_id}):
+            if entity["RowKey"] != JOB_ROW and _row(Part, entity).attempt <= finished.attempts:
                 with contextlib.suppress(ResourceNotFoundError):
                     self._work.delete_entity(entity)
 

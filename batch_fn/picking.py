@@ -34,7 +34,7 @@ def pick(app: App, job: Job, planned: Planner, again: Planner, rules: Rules) -> 
             if index not in wanted:
                 continue
             if index not in writers:
-                name = f"{job.job_id}/part-{index + 1:05d}.picked"
+                name = f"{job.work_folder}/part-{index + 1:05d}.picked"
                 writers[index] = open_writers.enter_context(app.containers.writer(container, name, block))
                 sources[index] = Source(container=container, name=name, picked=True, fill=request.filled)
             writers[index].write(picked(SourceLine(line.number, line.raw)))

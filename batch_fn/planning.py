@@ -64,6 +64,7 @@ class Planner:
         due: datetime,
         first_number: int = 1,
         attempt: int = 1,
+        attempts_before: int = 0,
         picks: Mapping[int, Source] = MappingProxyType({}),
     ) -> list[Part]:
         """Return the parts, waiting since `now`, to be looked at by the tick from `due` on.
@@ -75,6 +76,7 @@ class Planner:
                 job_id=job_id,
                 number=first_number + index,
                 attempt=attempt,
+                attempts_before=attempts_before,
                 due=due,
                 waiting_since=now,
                 deployment=each.deployment,
@@ -156,7 +158,14 @@ def split(
                 filled=source.fill,
             )
         )
-    return planner.parts(part.job_id, now=part.waiting_since, due=due, first_number=first_number, attempt=part.attempt)
+    return planner.parts(
+        part.job_id,
+        now=part.waiting_since,
+        due=due,
+        first_number=first_number,
+        attempt=part.attempt,
+        attempts_before=part.attempts_before,
+    )
 
 
 def next_attempt(
@@ -175,6 +184,7 @@ def next_attempt(
         job_id=part.job_id,
         number=part.number,
         attempt=part.attempt + 1,
+        attempts_before=part.attempts_before,
         state=PartState.WAITING,
         due=due,
         waiting_since=now,

@@ -5,10 +5,11 @@ import msgspec
 from batch_fn import clock, journal
 from batch_fn.app import App
 from batch_fn.intake import begin, identity, reject
-from batch_fn.jobs import Part, PartState, ServiceError
+from batch_fn.jobs import Job, JobState, Part, PartState, ServiceError
 from batch_fn.ledger import Held
 from batch_fn.queues import Errand, read_errand
 from batch_fn.requests import Finding
+from batch_fn.retrying import give_up_retry
 from batch_fn.submission import give_up
 
 MAX_POISONED = 3
@@ -60,6 +61,10 @@ def poisoned_errand(app: App, body: bytes) -> None:
 
 
 def _poisoned_drop(app: App, name: str, job_id: str) -> None:
+    work = app.ledger.work(job_id)
+    if work is not None and work.job.row.state is JobState.RETRYING:
+        _poisoned_retry(app, work.job)
+        return
     drop = app.containers.drop(app.containers.drop_client(name))
     if drop is None or identity(drop) != job_id:
         return  # the tick reports a job whose drop is gone
@@ -77,6 +82,16 @@ def _poisoned_drop(app: App, name: str, job_id: str) -> None:
             f"Look for job {job_id} in the app's log, then drop the file again."
         )
         reject(app, held, Finding(1, NOT_PROCESSED, message))
+
+
+def _poisoned_retry(app: App, held: Held[Job]) -> None:
+    poisoned = held.row.poisoned + 1
+    journal.warn("retry_poisoned", job_id=held.row.job_id, times=poisoned)
+    held = app.ledger.update(
+        held, msgspec.structs.replace(held.row, poisoned=poisoned, due=clock.after(app.settings.resend_seconds))
+    )
+    if poisoned >= MAX_POISONED:
+        give_up_retry(app, held)
 
 
 def _poisoned_part(app: App, errand: Errand) -> None:

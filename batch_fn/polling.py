@@ -14,6 +14,7 @@ from batch_fn import clock, journal, quota
 from batch_fn.admission import Reason
 from batch_fn.app import App
 from batch_fn.bundling import abandon, look_after
+from batch_fn.cancelling import stop_parts
 from batch_fn.intake import begin, identity
 from batch_fn.jobs import Job, JobState, Part, PartState, ServiceBatch, Wait
 from batch_fn.ledger import ConflictError, Held
@@ -139,6 +140,11 @@ def _look_at_job(app: App, held: Held[Job], now: datetime) -> None:
     job = held.row
     if job.bundle and not job.members:
         abandon(app, held)
+        return
+    if job.cancelled and job.state is JobState.ACCEPTED and job.parts_left:
+        work = app.ledger.work(job.job_id)
+        if work is not None:
+            stop_parts(app, work)
         return
     if job.state is not JobState.FINISHING:  # there `due` is the end of a hold: to put it off would be to hold on
         later = now + timedelta(seconds=app.settings.resend_seconds)

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+
 from batch_fn.jobs import Job, Outcome, Part, Usage
 from batch_fn.requests import Finding
 
@@ -18,9 +20,14 @@ def report(
     finding_count: int,
     outputs: dict[str, str | None],
     parts: Sequence[Part] = (),
+    former: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return the report of a finished job, as design.md, section 1, pictures it; times are ISO 8601, UTC."""
+    """Return the report of a finished job, as design.md, section 1, pictures it; times are ISO 8601, UTC.
+
+    `former` is its report before it was retried: the batches, waits and tokens of then are in this one too.
+    """
     sent = [part for part in parts if part.batch_id]
+    before: dict[str, Any] = former or {"batches": [], "waits": [], "usage": {}, "times": {}}
     return {
         "job_id": job.job_id,
         "status": status,
@@ -35,15 +42,18 @@ def report(
         "finding_count": finding_count,
         "findings": findings,
         "outputs": outputs,
-        "batches": [_batch(part) for part in sent],
-        "waits": [_wait(part) for part in parts if part.wait is not None],
-        "usage": sum((part.usage for part in sent), Usage()),
+        "batches": [*before["batches"], *map(_batch, sent)],
+        "waits": [*before["waits"], *(_wait(part) for part in parts if part.wait is not None)],
+        "usage": sum((part.usage for part in sent), msgspec.convert(before["usage"], Usage)),
         "cost": None,
         "times": {
             "dropped": stamp(job.dropped_at),
-            "accepted": stamp(job.accepted_at),
-            "submitted": stamp(min((part.created_at for part in sent if part.created_at), default=None)),
+            "accepted": before["times"].get("accepted") or stamp(job.accepted_at),
+            "submitted": before["times"].get("submitted")
+            or stamp(min((part.created_at for part in sent if part.created_at), default=None)),
             "finished": stamp(job.finished_at),
+            "cancelled": stamp(job.cancel_asked_at) if job.cancelled else None,
+            "retried": stamp(job.retried_at),
         },
     }
 

@@ -4,6 +4,7 @@ A create is never sent blindly a second time. Before it is sent, the ledger says
 mark and no batch waits until a lost create must have come to light, looks for it, and only then creates.
 """
 
+import contextlib
 import random
 import re
 from datetime import datetime, timedelta
@@ -14,6 +15,7 @@ from batch_fn import clock, journal, quota
 from batch_fn.admission import Decision, Reason
 from batch_fn.app import App
 from batch_fn.bundling import gather
+from batch_fn.cancelling import end_unsent, unwanted
 from batch_fn.finishing import clear_if_gone
 from batch_fn.jobs import FILE_NAME, Job, Part, PartState, ServiceBatch, ServiceError, Wait
 from batch_fn.ledger import Change, ConflictError, Held, Work
@@ -38,10 +40,15 @@ CLOCK_SKEW = timedelta(minutes=10)
 def submit(app: App, job_id: str, key: str) -> None:
     """Send that attempt of a part to the service, if it is its turn and nobody else is at it."""
     work = app.ledger.work(job_id)
-    if work is None and app.ledger.finished(job_id) is not None:
-        app.ledger.sweep(job_id)
+    if work is None and (finished := app.ledger.finished(job_id)) is not None:
+        app.ledger.sweep(finished)
     held = work.part(key) if work and work.job.row.accepted_at else None
     if work is None or held is None or not _may_be_claimed(held.row, clock.now()):
+        return
+    cancelled = unwanted(app, work.job.row)
+    if cancelled and held.row.creating_at is None:
+        with contextlib.suppress(ConflictError):
+            end_unsent(app, held)
         return
     if held.row.bundles and held.row.state is PartState.WAITING:
         together = gather(app, held.row)
@@ -53,7 +60,7 @@ def submit(app: App, job_id: str, key: str) -> None:
     try:
         decision = _admit(app, held.row)
         if decision is None or decision.may_go:
-            _send(app, _claim(app, held))
+            _send(app, _claim(app, held), cancelled=cancelled)
         elif decision.reason is Reason.TOO_LARGE and work.job.row.members:
             give_up(app, _claim(app, held), ServiceError(TOO_LARGE, "Together they are over the deployment's limit."))
         elif decision.reason is Reason.TOO_LARGE:
@@ -87,8 +94,8 @@ def _claim(app: App, held: Held[Part]) -> Held[Part]:
     )
 
 
-def _send(app: App, held: Held[Part]) -> None:
-    """Do what is left to do of a claimed part's way to the service."""
+def _send(app: App, held: Held[Part], *, cancelled: bool) -> None:
+    """Do what is left to do of a claimed part's way to the service; one of a cancelled job gets no batch any more."""
     claimed = held
     try:
         if held.row.creating_at is not None:
@@ -101,6 +108,9 @@ def _send(app: App, held: Held[Part]) -> None:
                 journal.warn("batch_adopted", job_id=held.row.job_id, part=held.row.key, batch=batch.id)
                 _open(app, held, batch)
                 return
+        if cancelled:
+            end_unsent(app, held)
+            return
         held = _in_place(app, held) if app.settings.submit_mode == "blob" else _uploaded(app, held)
         batch, enqueued = app.service.create(held.row)
         _open(app, held, batch)
@@ -168,7 +178,7 @@ def _in_place(app: App, held: Held[Part]) -> Held[Part]:
     try:
         return app.ledger.update(held, part.moved(PartState.CLAIMED, part.due, **placed))
     except ConflictError:
-        clear_if_gone(app, part.job_id)
+        clear_if_gone(app, part.job_id, part.attempts_before)
         raise
 
 
@@ -238,7 +248,8 @@ def _delete_finished_files(app: App) -> bool:
     made_room = False
     for file_id, name in list(app.service.files()):
         ours = re.fullmatch(FILE_NAME, name)
-        if ours and app.ledger.finished(ours["job_id"]) is not None:
+        finished = app.ledger.finished(ours["job_id"]) if ours else None
+        if ours and finished is not None and int(ours["attempt"]) <= finished.attempts:
             app.service.delete_file(file_id)
             made_room = True
     return made_room

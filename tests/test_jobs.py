@@ -131,7 +131,7 @@ def test_whatever_the_name_the_results_fit_into_azure_s_limit(name: str) -> None
 
 
 MAY_FOLLOW = {
-    "waiting": "waiting claimed bundled settled",
+    "waiting": "waiting claimed bundled ended settled",
     "bundled": "bundled waiting settled",
     "claimed": "waiting claimed open ended settled",
     "open": "waiting open ended",
@@ -156,7 +156,21 @@ def test_a_part_s_file_is_known_by_its_name() -> None:
     assert part.file_name == f"{JOB_ID}-part-00012-03.jsonl"
     found = re.fullmatch(FILE_NAME, part.file_name)
     assert found is not None
-    assert found["job_id"] == JOB_ID
+    assert (found["job_id"], found["attempt"]) == (JOB_ID, "03")
+
+
+def test_a_part_that_was_retried_a_hundred_times_is_known_by_its_name() -> None:
+    found = re.fullmatch(FILE_NAME, a_part(attempt=103).file_name)
+    assert found is not None
+    assert found["attempt"] == "103"
+
+
+def test_the_blobs_of_a_retry_lie_apart_from_those_before() -> None:
+    before, after = a_job(), a_job(attempts_before=3)
+    assert before.work_folder == JOB_ID
+    assert not f"{after.work_folder}/".startswith(f"{before.work_folder}/")
+    part = a_part(attempt=4, attempts_before=3)
+    assert part.work_path == f"{after.work_folder}/part-00001-04"
 
 
 @pytest.mark.parametrize(

@@ -310,14 +310,34 @@ def test_a_job_of_many_parts_is_forgotten_whole_and_leaves_others_alone(ledger: 
     assert in_hand(ledger, other.row.job_id).job == other
 
 
+def test_the_parts_of_a_retry_are_not_swept_away(ledger: Ledger) -> None:
+    ledger.change([Change(a_part(attempt=3, due=NOON)), Change(a_part(attempt=4, due=NOON))])
+    ledger.sweep(msgspec.structs.replace(FINISHED, attempts=3))
+    assert [held.row for held in ledger.due(NOON)] == [a_part(attempt=4, due=NOON)]
+
+
+def test_the_parts_of_a_job_are_those_of_its_own_run(ledger: Ledger) -> None:
+    ledger.begin(a_job(attempts_before=3))
+    ledger.change([Change(a_part()), Change(a_part(attempt=4, attempts_before=3))])
+    assert [held.row.attempt for held in in_hand(ledger).parts] == [4]
+
+
+def test_a_row_that_has_changed_since_it_was_read_is_not_forgotten(ledger: Ledger) -> None:
+    held = ledger.begin(a_job())
+    ledger.update(held, a_job(poisoned=1))
+    ledger.forget(Work(held))
+    assert in_hand(ledger).job.row.poisoned == 1
+
+
 def test_parts_that_came_in_after_their_job_was_forgotten_are_swept_away(ledger: Ledger) -> None:
     other = accepted(ledger, a_part())
     gone = "20261122T020000Z-0123456789"
     ledger.change([Change(a_part(job_id=gone, number=number, due=NOON)) for number in range(3)])
     assert len(list(ledger.due(NOON))) == 3
-    ledger.sweep(gone)
+    finished = msgspec.structs.replace(FINISHED, job_id=gone)
+    ledger.sweep(finished)
     assert list(ledger.due(NOON)) == []
-    ledger.sweep(gone)
+    ledger.sweep(finished)
     assert in_hand(ledger) == other
 
 
@@ -380,6 +400,7 @@ def rows_of_all_kinds(azurite: Azurite) -> Ledger:
 def test_every_field_of_a_job_and_a_part_comes_back(rows_of_all_kinds: Ledger, job: Job, part: Part) -> None:
     ledger, own = rows_of_all_kinds, f"{JOB_ID}-{uuid.uuid4()}"
     job, part = msgspec.structs.replace(job, job_id=own), msgspec.structs.replace(part, job_id=own)
+    job = msgspec.structs.replace(job, attempts_before=part.attempts_before)
     ledger.change([Change(job), Change(part)])
     work = in_hand(ledger, own)
     assert work.job.row == job

@@ -122,8 +122,32 @@ def test_a_job_with_a_retry_is_reported_in_full() -> None:
             "accepted": "2026-11-22T12:00:03Z",
             "submitted": "2026-11-22T12:01:00Z",
             "finished": "2026-11-22T14:00:00Z",
+            "cancelled": None,
+            "retried": None,
         },
     }
+
+
+def test_a_retried_job_tells_what_was_before_as_well() -> None:
+    former = written([FIRST])
+    job = msgspec.structs.replace(JOB, retried_at=NOON + timedelta(days=1), finished_at=NOON + timedelta(days=2))
+    facts: dict[str, Any] = {"status": Outcome.SUCCEEDED, "succeeded": 10, "failed": 0, "findings": []}
+    document = report(job, **facts, finding_count=0, outputs=PLACES, parts=[SECOND], former=former)
+    told = msgspec.json.decode(msgspec.json.encode(document))
+    assert [batch["id"] for batch in told["batches"]] == ["batch_1", "batch_2"]
+    assert told["waits"] == former["waits"]
+    assert told["usage"]["total_tokens"] == 99
+    assert told["times"] == former["times"] | {
+        "retried": "2026-11-23T12:00:00Z",
+        "finished": "2026-11-24T12:00:00Z",
+    }
+
+
+def test_a_cancelled_job_tells_when_it_was_cancelled() -> None:
+    job = msgspec.structs.replace(JOB, cancelled=True, cancel_asked_at=NOON + timedelta(hours=1))
+    facts: dict[str, Any] = {"status": Outcome.CANCELLED, "succeeded": 0, "failed": 10, "findings": []}
+    told = report(job, **facts, finding_count=0, outputs=PLACES)
+    assert told["times"]["cancelled"] == "2026-11-22T13:00:00Z"
 
 
 def test_the_members_come_in_the_promised_order() -> None:

@@ -118,7 +118,14 @@ REPORT = {
     "waits": list,
     "usage": {"prompt_tokens": int, "completion_tokens": int, "total_tokens": int},
     "cost": None,
-    "times": {"dropped": str, "accepted": str | None, "submitted": str | None, "finished": str},
+    "times": {
+        "dropped": str,
+        "accepted": str | None,
+        "submitted": str | None,
+        "finished": str,
+        "cancelled": str | None,
+        "retried": str | None,
+    },
 }
 FINDING = {"line": int, "code": str, "message": str, "custom_id": str | None}
 BATCH = {
@@ -183,8 +190,10 @@ def check_report(dropped: Dropped, report: dict[str, Any]) -> None:
     counts = report["counts"]
     assert counts["succeeded"] + counts["failed"] == counts["requests"] == report["input"]["requests"]
     assert len(report["findings"]) == min(report["finding_count"], 100)
-    known = [_time(time) for time in report["times"].values() if time is not None]
+    times = {name: _time(time) for name, time in report["times"].items() if time is not None}
+    known = [times[name] for name in ("dropped", "accepted", "submitted", "finished") if name in times]
     assert known == sorted(known), "dropped, accepted, submitted, finished"
+    assert all(time <= times["finished"] for time in times.values())
 
 
 def _time(text: str) -> datetime:

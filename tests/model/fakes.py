@@ -114,8 +114,13 @@ class FakeLedger(_StorageHand):
     @reads
     def work(self, job_id: str) -> Work | None:
         rows = self.world.rows.get(job_id, {})
-        parts = [Held(row, etag) for _, (row, etag) in sorted(rows.items()) if isinstance(row, Part)]
         job = self.world.job_in_hand(job_id)
+        run = job.attempts_before if job else 0
+        parts = [
+            Held(row, etag)
+            for _, (row, etag) in sorted(rows.items())
+            if isinstance(row, Part) and row.attempts_before == run
+        ]
         return Work(Held(job, rows[JOB_ROW][1]), parts) if job else None
 
     @reads
@@ -208,18 +213,22 @@ class FakeLedger(_StorageHand):
             some = keys[start : start + TRANSACTION_LIMIT]
             if not all(key in rows for key in some):
                 return
+            if JOB_ROW in some and rows[JOB_ROW][1] != work.job.etag:
+                return
             for key in some:
                 del rows[key]
         if not rows:
             self.world.rows.pop(job_id, None)
 
     @writes
-    def sweep(self, job_id: str) -> None:
+    def sweep(self, finished: Finished) -> None:
+        job_id = finished.job_id
         if job_id not in self.world.history:
             self.world.breaks(f"{job_id} was swept away before it was in the history")
         rows = self.world.rows.get(job_id, {})
-        for key in set(rows) - {JOB_ROW}:
-            del rows[key]
+        for key, (row, _) in list(rows.items()):
+            if isinstance(row, Part) and row.attempt <= finished.attempts:
+                del rows[key]
         if not rows:
             self.world.rows.pop(job_id, None)
 
@@ -299,7 +308,22 @@ class FakeContainers(_StorageHand):
         blob = self.world.blobs.get((container, name))
         if blob is None or blob.etag != etag:
             raise DropGoneError(name)
-        self.world.put(SETTINGS.archive_container, f"{path}.jsonl", blob.content)
+        self.world.put(SETTINGS.archive_container, f"{path}.jsonl", blob.content, blob.metadata)
+
+    @reads
+    def archived(self, path: str) -> Drop:
+        blob = self.world.blobs[SETTINGS.archive_container, f"{path}.jsonl"]
+        container, name = SETTINGS.archive_container, f"{path}.jsonl"
+        return Drop(container, name, blob.etag, len(blob.content), blob.last_modified, blob.metadata)
+
+    @reads
+    def is_there(self, container: str, name: str) -> bool:
+        return (container, name) in self.world.blobs
+
+    @writes
+    def remove(self, container: str, name: str) -> None:
+        self.world.loses(name)
+        self.world.blobs.pop((container, name), None)
 
     def kept(self, path: str) -> str:
         return f"{SETTINGS.archive_container}/{path}.jsonl"
@@ -344,10 +368,13 @@ class FakeContainers(_StorageHand):
         blob = self.world.blobs.get(blob_at(url))
         return iter([blob.content]) if blob else None
 
-    def clear_work(self, job_id: str) -> None:
-        if job_id in self.world.begun and not self.world.job_reported(job_id):
+    def clear_work(self, folder: str) -> None:
+        job_id = "-".join(folder.split("-")[:2])
+        job = self.world.job_in_hand(job_id)
+        current = job is None or job.work_folder == folder
+        if job_id in self.world.begun and current and not self.world.job_reported(job_id):
             self.world.breaks(f"the blobs of {job_id} were deleted before its report was there")
-        for name in self._list_work(f"{job_id}/"):
+        for name in self._list_work(f"{folder}/"):
             self._delete_work(name)
 
     @reads
@@ -522,7 +549,7 @@ class FakeService(_Hand):
 
     @writes
     def cancel(self, batch_id: str) -> None:
-        raise NotImplementedError("nothing in the app cancels yet")
+        self.world.cancel(self.world.batches[batch_id])
 
     def _file(self, file_id: str) -> bytes:
         if file_id not in self.world.files:

@@ -9,7 +9,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import partial
 from typing import NamedTuple, Self
@@ -21,13 +21,17 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from batch_fn import clock, polling
 from batch_fn.app import App
+from batch_fn.cancelling import JobFinishedError, cancel
 from batch_fn.collection import collect
 from batch_fn.intake import take_in, take_in_found
+from batch_fn.jobs import Job
 from batch_fn.ledger import ConflictError
 from batch_fn.openai_batches import ServiceTroubleError
 from batch_fn.poison import poisoned_errand
 from batch_fn.polling import tick
 from batch_fn.queues import read_errand
+from batch_fn.reports import stamp
+from batch_fn.retrying import FormerBlobsError, JobInHandError, NothingToRetryError, retry
 from batch_fn.submission import submit
 from tests.model.fakes import new_process
 from tests.model.faults import Death, Fate, Strand, Turn
@@ -110,8 +114,14 @@ class Pipeline(RuleBasedStateMachine):
         super().__init__()
         self.world = World(self.settings)
         self.strands: list[tuple[Strand, Turn]] = []
-        self.checked: dict[tuple[str, str], str] = {}
-        """The job id of each version's report, once that was found whole."""
+        self.checked: set[str] = set()
+        """The ETag of each report that was found whole."""
+        self.reports: dict[tuple[str, str], str] = {}
+        """The job id of each version's report."""
+        self.cancelled: set[tuple[str, datetime | None]] = set()
+        """The jobs that were cancelled, and when they had been retried before."""
+        self.retried: dict[str, datetime | None] = {}
+        """When each job was retried last."""
         self._patches = contextlib.ExitStack()
         self._patches.enter_context(mock.patch.object(clock, "now", lambda: self.world.now))
         self._patches.enter_context(mock.patch.object(polling, "ThreadPoolExecutor", OneAfterTheOther))
@@ -136,6 +146,33 @@ class Pipeline(RuleBasedStateMachine):
     def a_user_deletes_a_file(self, pick: int) -> None:
         name = _pick(list(self.world.inbox()), pick)
         del self.world.blobs[SETTINGS.input_container, name]
+
+    @precondition(lambda self: self.world.begun)
+    @rule(pick=st.integers(0, 3), luck=lucks(8))
+    def a_user_cancels_a_job(self, pick: int, luck: Luck) -> None:
+        job_id = _pick(list(self.world.begun), pick)
+
+        def step(app: App) -> None:
+            job = self.world.job_in_hand(job_id)
+            with contextlib.suppress(JobFinishedError):
+                answer = cancel(app, job_id)
+                if isinstance(answer, Job):
+                    assert job is not None
+                    self.cancelled.add((job_id, job.retried_at))
+
+        self._run(step, _turn(luck))
+
+    @precondition(lambda self: self.world.history)
+    @rule(pick=st.integers(0, 3), luck=lucks(8))
+    def a_user_retries_a_job(self, pick: int, luck: Luck) -> None:
+        job_id = _pick(list(self.world.history), pick)
+        self.world.retried.add(job_id)
+
+        def step(app: App) -> None:
+            with contextlib.suppress(JobInHandError, NothingToRetryError):
+                self.retried[job_id] = retry(app, job_id).retried_at
+
+        self._run(step, _turn(luck))
 
     # What the host does
 
@@ -259,6 +296,17 @@ class Pipeline(RuleBasedStateMachine):
             assert world.job_reported(job_id), f"{job_id} has no report"
             assert job_id in world.history, f"{job_id} is not in the history"
             assert job_id in world.completed, f"nobody was told of {job_id}"
+        for job_id, retried_at in self.cancelled:
+            finished = world.history[job_id]
+            path = world.begun[job_id].path
+            report = json.loads(world.blobs[SETTINGS.reports_container, f"{path}.json"].content)
+            if report["times"]["retried"] == stamp(retried_at) and job_id not in world.poisoned:
+                assert finished.status in {"cancelled", "rejected"}, f"{job_id} was cancelled, and is {finished.status}"
+        for job_id, retried_at in self.retried.items():
+            path = world.begun[job_id].path
+            report = json.loads(world.blobs[SETTINGS.reports_container, f"{path}.json"].content)
+            if job_id not in world.poisoned:
+                assert report["times"]["retried"] == stamp(retried_at), f"{job_id} was retried, and has no new report"
         assert not world.files, f"left at the service: {[file.name for file in world.files.values()]}"
         left = [name for container, name in world.blobs if container == SETTINGS.work_container]
         assert not left, f"left in the work container: {left}"
@@ -312,11 +360,10 @@ class Pipeline(RuleBasedStateMachine):
         return [message for message in self.world.messages if message.visible_at <= self.world.now]
 
     def _new_reports(self) -> Iterator[str]:
-        known = set(self.checked.values())
-        for container, name in list(self.world.blobs):
-            path = name.removesuffix(".json")
-            if container == SETTINGS.reports_container and path.rpartition("/")[2] not in known:
-                yield path
+        for (container, name), blob in list(self.world.blobs.items()):
+            if container == SETTINGS.reports_container and blob.etag not in self.checked:
+                self.checked.add(blob.etag)
+                yield name.removesuffix(".json")
 
     def _check_report(self, path: str) -> None:
         """A report is there: so is all that it speaks of, whole, and it adds up."""
@@ -324,12 +371,13 @@ class Pipeline(RuleBasedStateMachine):
         report = json.loads(world.blobs[SETTINGS.reports_container, f"{path}.json"].content)
         job_id, status, counts = report["job_id"], report["status"], report["counts"]
         version = (report["input"]["name"], report["input"]["etag"])
-        assert version not in self.checked, f"{version} has two reports"
-        self.checked[version] = job_id
+        assert self.reports.setdefault(version, job_id) == job_id, f"{version} has two reports"
         jobs = [job for job in world.begun.values() if (job.name, job.etag) == version]
         assert len(jobs) == 1, f"{version} has more than one job"
         output = _lines(world, SETTINGS.output_container, path, report["outputs"]["output"])
-        errors = _lines(world, SETTINGS.errors_container, path, report["outputs"]["errors"])
+        # The errors of before a retry may be there a little longer.
+        late = report["times"]["retried"] and report["outputs"]["errors"] is None and world.job_in_hand(job_id)
+        errors = [] if late else _lines(world, SETTINGS.errors_container, path, report["outputs"]["errors"])
         drop = next(number for number, each in world.dropped.items() if each == version)
         batches = [b for b in world.batches.values() if any(line.drop == drop for line in b.lines.values())]
         if status == "rejected":
@@ -347,6 +395,9 @@ class Pipeline(RuleBasedStateMachine):
         alone = {answer for batch in batches if not batch.bundle for answer in map(batch.answer, batch.answers)}
         assert all(line in alone for line in output if not _rode(line, world)), f"{job_id} has other words for it"
         assert world.blobs[SETTINGS.archive_container, f"{path}.jsonl"].content == world.versions[version]
+        if report["times"]["cancelled"]:
+            assert status == "cancelled"
+            return
         expected = "succeeded" if not failed else "partially_succeeded" if succeeded else "failed"
         assert status == expected
 
@@ -415,7 +466,7 @@ def _may_be_raised(error: Exception) -> bool:
     """Return whether a step that met bad luck may let that error out, for the host to try again."""
     if isinstance(error, ExceptionGroup):
         return all(map(_may_be_raised, error.exceptions))
-    return isinstance(error, AzureError | ServiceTroubleError | ConflictError)
+    return isinstance(error, AzureError | ServiceTroubleError | ConflictError | FormerBlobsError)
 
 
 def _lines(world: World, container: str, path: str, place: str | None) -> list[bytes]:

@@ -219,3 +219,138 @@ def test_a_new_batch_is_not_known_yet_and_the_refused_one_before_it_was_not_know
         assert len(pipeline.world.batches) == 2
         pipeline.all_goes_on_for_a_while(seconds=0, ends=None, luck=None)
         assert len(pipeline.world.batches) == 2, "the second batch is not known yet: that is no reason for a third"
+
+
+def _all_rides_home(pipeline: Pipeline) -> None:
+    for _ in range(8):
+        pipeline.all_goes_on_for_a_while(seconds=101, ends=End.COMPLETED, luck=None)
+
+
+@BOTH_MODES
+@pytest.mark.parametrize("kind", ["one line", "two parts, untidy", "mixed"])
+def test_a_job_is_cancelled_while_a_part_of_it_is_on_its_way(kind: str, mode: type[Pipeline]) -> None:
+    """Whoever was about to create goes on, and the batch is stopped all the same."""
+    for held_at in itertools.count():
+        with _pipeline(mode) as pipeline:
+            pipeline.a_user_drops_a_file(name=NAMES[0], kind=kind)
+            _event_comes(pipeline)
+            pipeline.time_passes(seconds=20)
+            pipeline.a_message_comes(pick=0, how=Delivery.ONCE, luck=(Fate.STALLS, held_at))
+            held_up = bool(pipeline.strands)
+            pipeline.a_user_cancels_a_job(pick=0, luck=None)
+            if held_up:
+                pipeline.a_process_that_was_held_up_goes_on(pick=0, dies=False)
+            for _ in range(2):
+                pipeline.time_passes(seconds=101)
+                pipeline.the_timer_ticks(luck=None)
+            assert all(batch.status == "cancelling" for batch in pipeline.world.open_batches())
+            if not held_up:
+                assert held_at > 1
+                return
+
+
+@BOTH_MODES
+@pytest.mark.parametrize("fate", Fate)
+@pytest.mark.parametrize("kind", ["two lines", "two parts", "mixed"])
+def test_a_cancel_meets_bad_luck_at_each_call(kind: str, fate: Fate, mode: type[Pipeline]) -> None:
+    """What it had not come to, the tick does."""
+    for at in itertools.count():
+        with _pipeline(mode) as pipeline:
+            pipeline.a_user_drops_a_file(name=NAMES[0], kind=kind)
+            pipeline.all_goes_on_for_a_while(seconds=20, ends=None, luck=None)
+            if at % 2:
+                pipeline.all_goes_on_for_a_while(seconds=20, ends=None, luck=None)
+            pipeline.a_user_cancels_a_job(pick=0, luck=(fate, at // 2))
+            struck = pipeline.world.turn.disturbed
+            _all_rides_home(pipeline)
+            if not struck:
+                assert at > 1
+                return
+
+
+def _a_job_has_failed(pipeline: Pipeline, kind: str = "two parts") -> None:
+    pipeline.a_user_drops_a_file(name=NAMES[0], kind=kind)
+    pipeline.all_goes_on_for_a_while(seconds=0, ends=None, luck=None)
+    pipeline.all_goes_on_for_a_while(seconds=20, ends=None, luck=None)
+    for does in (Answer.ANSWERED, Answer.FAILED, End.COMPLETED):
+        pipeline.the_service_works(pick=0, does=does)
+    _all_rides_home(pipeline)
+    (finished,) = pipeline.world.history.values()
+    assert finished.failed
+
+
+@BOTH_MODES
+@pytest.mark.parametrize("fate", Fate)
+@pytest.mark.parametrize("kind", ["two lines", "two parts, untidy", "mixed"])
+def test_a_retry_meets_bad_luck_at_each_call(kind: str, fate: Fate, mode: type[Pipeline]) -> None:
+    """At whichever step; the former report stands until the new one does, and no line that was answered goes again."""
+    for step in range(4):
+        for at in itertools.count():
+            with _pipeline(mode) as pipeline:
+                _a_job_has_failed(pipeline, kind)
+                pipeline.a_user_retries_a_job(pick=0, luck=(fate, at) if not step else None)
+                struck = pipeline.world.turn.disturbed
+                for each in range(1, 4):
+                    luck = (fate, at) if each == step else None
+                    pipeline.all_goes_on_for_a_while(seconds=20, ends=End.COMPLETED, luck=luck)
+                    struck |= each == step and pipeline.world.turn.disturbed
+                _event_comes(pipeline)
+                _all_rides_home(pipeline)
+                if not struck:
+                    break
+
+
+@BOTH_MODES
+def test_a_job_is_retried_twice(mode: type[Pipeline]) -> None:
+    with _pipeline(mode) as pipeline:
+        _a_job_has_failed(pipeline)
+        pipeline.a_user_retries_a_job(pick=0, luck=None)
+        pipeline.all_goes_on_for_a_while(seconds=0, ends=None, luck=None)
+        pipeline.all_goes_on_for_a_while(seconds=20, ends=None, luck=None)
+        pipeline.the_service_works(pick=0, does=Answer.FAILED)
+        _all_rides_home(pipeline)
+        (finished,) = pipeline.world.history.values()
+        assert finished.failed == 1
+        pipeline.a_user_retries_a_job(pick=0, luck=None)
+        _all_rides_home(pipeline)
+        (finished,) = pipeline.world.history.values()
+        assert finished.status == "succeeded"
+
+
+def test_a_retry_that_cannot_be_done_is_given_up_and_the_report_stands() -> None:
+    with _pipeline() as pipeline:
+        _a_job_has_failed(pipeline)
+        (before,) = pipeline.world.history.values()
+        pipeline.a_user_retries_a_job(pick=0, luck=None)
+        for _ in range(3):
+            pipeline.a_message_comes(pick=0, how=Delivery.POISONED, luck=None)
+            pipeline.time_passes(seconds=101)
+            pipeline.the_timer_ticks(luck=None)
+        assert not pipeline.world.rows
+        assert list(pipeline.world.history.values()) == [before]
+        pipeline.a_user_retries_a_job(pick=0, luck=None)
+        _all_rides_home(pipeline)
+        (finished,) = pipeline.world.history.values()
+        assert finished.status == "succeeded"
+
+
+@BOTH_MODES
+def test_a_job_is_cancelled_whose_create_was_lost(mode: type[Pipeline]) -> None:
+    """It is looked for, and not sent again: neither where it was never made, nor where it was, and is stopped."""
+    for fate, made in ((Fate.DIES_BEFORE, 0), (Fate.DIES_AFTER, 1)):
+        for at in range(12):
+            with _pipeline(mode) as pipeline:
+                pipeline.a_user_drops_a_file(name=NAMES[0], kind="two lines")
+                _event_comes(pipeline)
+                pipeline.time_passes(seconds=20)
+                pipeline.a_message_comes(pick=0, how=Delivery.TWICE, luck=(fate, at))
+                (part,) = pipeline.world.parts()
+                if part.creating_at is None or part.batch_id or len(pipeline.world.batches) != made:
+                    continue
+                pipeline.a_user_cancels_a_job(pick=0, luck=None)
+                for _ in range(6):
+                    pipeline.all_goes_on_for_a_while(seconds=101, ends=None, luck=None)
+                assert [batch.status for batch in pipeline.world.batches.values()] == ["cancelling"] * made
+                break
+        else:
+            pytest.fail("no create was lost")

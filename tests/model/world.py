@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from batch_fn.admission import Deployment
 from batch_fn.jobs import Job, Part, ServiceBatch, ServiceError
 from batch_fn.ledger import JOB_ROW, Finished, Row
+from batch_fn.reports import stamp
 from batch_fn.settings import Settings
 from tests.model.faults import Turn
 
@@ -154,7 +155,7 @@ class Batch:
     @property
     def open(self) -> bool:
         """Whether the service may still run lines of it."""
-        return not self.gone and self.status in {"validating", "in_progress"}
+        return not self.gone and self.status in {"validating", "in_progress", "cancelling"}
 
     def answer(self, custom_id: str) -> bytes:
         """Return the request's line in the output or error file."""
@@ -197,6 +198,8 @@ class World:
         """Every job that ever was in the ledger, but for bundles."""
 
         self.messages: list[Message] = []
+        self.retried: set[str] = set()
+        """The jobs that were retried."""
         self.poisoned: set[str] = set()
         """The jobs of which a message was given up."""
         self.completed: list[str] = []
@@ -220,15 +223,20 @@ class World:
 
     # Blobs
 
-    def put(self, container: str, name: str, content: bytes) -> None:
+    def put(self, container: str, name: str, content: bytes, metadata: dict[str, str] | None = None) -> None:
         """The app writes a blob."""
         if container == SETTINGS.input_container:
             self.breaks(f"the app wrote to the inbox: {name}")
         before = self.blobs.get((container, name))
-        done = container != SETTINGS.work_container and self.reported(name.rpartition(".")[0])
+        done = container != SETTINGS.work_container and self.job_reported(_job_of(name))
         if done and (before is None or before.content != content):
             self.breaks(f"{container}/{name} was changed after its report was written")
-        self.blobs[container, name] = Blob(content, str(self.count()), self.now)
+        self.blobs[container, name] = Blob(content, str(self.count()), self.now, metadata or {})
+
+    def loses(self, name: str) -> None:
+        """The app deletes the errors that a retry has made good: the new report must be there."""
+        if not self.job_reported(_job_of(name)):
+            self.breaks(f"{name} was deleted before its new report was there")
 
     def drop(self, name: str, content: bytes, metadata: dict[str, str]) -> None:
         """A user drops a file into the inbox, over what was there; a # in it stands for the number of the drop."""
@@ -243,8 +251,16 @@ class World:
         return (SETTINGS.reports_container, f"{path}.json") in self.blobs
 
     def job_reported(self, job_id: str) -> bool:
-        """Return whether the report of that job is there."""
-        return job_id in self.begun and self.reported(self.begun[job_id].path)
+        """Return whether the report of that job is there: of the job as it is now, if it is retried."""
+        blob = (
+            self.blobs.get((SETTINGS.reports_container, f"{self.begun[job_id].path}.json"))
+            if job_id in self.begun
+            else None
+        )
+        job = self.job_in_hand(job_id)
+        if blob is None or job is None or job.retried_at is None:
+            return blob is not None
+        return bool(json.loads(blob.content)["times"]["retried"] == stamp(job.retried_at))
 
     def job_of(self, line: Line) -> str:
         """Return the id of the job that a line belongs to."""
@@ -298,6 +314,13 @@ class World:
         for line in lines.values():
             if self.job_reported(self.job_of(line)):
                 self.breaks(f"{line} has its report, and is sent to the service again")
+            job = self.job_in_hand(self.job_of(line))
+            if job is not None and job.retried_at is not None:
+                errors = self.blobs[SETTINGS.errors_container, f"{job.path}.jsonl"].content
+                if line.custom_id not in [json.loads(each)["custom_id"] for each in errors.splitlines()]:
+                    self.breaks(f"{line} had not failed, and is retried")
+        if all(self._cancelled_before(self.job_of(line), self.now - STALL) for line in lines.values()):
+            self.breaks(f"{part.key} of {part.job_id} was sent after it was cancelled")
         for other in self.batches.values():
             if other.gone:
                 continue
@@ -308,7 +331,7 @@ class World:
                     self.breaks(f"{line} is in a second batch, and {other.id} answered it")
         tried = max(self._tries(line) for line in lines.values())
         jobs = {part.job_id, *map(self.job_of, lines.values())}
-        if part.attempt > 1 + tried and not jobs & self.poisoned:
+        if part.attempt - part.attempts_before > 1 + tried and not jobs & self.retried and not jobs & self.poisoned:
             self.breaks(f"{part.key} of {part.job_id} lost an attempt over a refusal for quota")
         known_at = self.now + LIST_DELAY if Weather.SLOW_START in self.weather else self.now
         batch = Batch(
@@ -328,6 +351,20 @@ class World:
         self.batches[batch.id] = batch
         return batch
 
+    def _cancelled_before(self, job_id: str, time: datetime) -> bool:
+        job = self.job_in_hand(job_id)
+        return job is not None and job.cancel_asked_at is not None and job.cancel_asked_at < time
+
+    def cancel(self, batch: Batch) -> None:
+        """The app asks for a batch to be stopped: nobody may need it any more."""
+        if not batch.open:
+            return
+        for line in batch.lines.values():
+            job = self.job_in_hand(self.job_of(line))
+            if job is not None and not job.cancelled:
+                self.breaks(f"{batch.id} was cancelled, and {job.job_id} was not")
+        batch.status = "cancelling"
+
     def _tries(self, line: Line) -> int:
         """Return how many batches the line was in that were not refused for quota."""
         return sum(line in each.lines.values() for each in self.batches.values() if each.gone or not each.doomed)
@@ -337,7 +374,8 @@ class World:
         rest = [custom_id for custom_id in batch.custom_ids if custom_id not in batch.answers]
         if not rest or batch.doomed:
             return
-        batch.status = "in_progress"
+        if batch.status != "cancelling":
+            batch.status = "in_progress"
         batch.answers[rest[0]] = answer
         if answer is not Answer.ANSWERED:
             return
@@ -355,6 +393,8 @@ class World:
             code = "token_limit_exceeded" if batch.doomed else "url_mismatch"
             batch.status, batch.errors = "failed", (ServiceError(code, "said the service"),)
             return
+        if how is End.COMPLETED and batch.status == "cancelling":
+            how = End.CANCELLED
         if how is End.COMPLETED:
             while len(batch.answers) < len(batch.custom_ids):
                 self.run_line(batch, Answer.ANSWERED)
@@ -450,6 +490,11 @@ class World:
             created_at=batch.created_at,
             finished_at=None if batch.open else self.now + SERVICE_CLOCK,
         )
+
+
+def _job_of(name: str) -> str:
+    """Return the id of the job whose blob has that name."""
+    return name.rpartition("/")[2].rpartition(".")[0]
 
 
 def url_of(container: str, name: str) -> str:
