@@ -35,9 +35,7 @@ class Collector(ThreadingHTTPServer):
 
     def spans(self) -> list[Any]:
         sent = [ExportTraceServiceRequest.FromString(body) for path, body in [*self.bodies] if path == "/v1/traces"]
-        return [
-            span for each in sent for of in each.resource_spans for scope in of.scope_spans for span in scope.spans
-        ]
+        return [span for each in sent for of in each.resource_spans for scope in of.scope_spans for span in scope.spans]
 
     def metrics(self) -> list[Any]:
         sent = [ExportMetricsServiceRequest.FromString(body) for path, body in [*self.bodies] if path == "/v1/metrics"]
@@ -145,7 +143,7 @@ def test_a_span_has_the_records_of_its_step_by_name_and_id(spans: InMemorySpanEx
 class NoCollector(InMemoryMetricReader):
     """Its sending fails."""
 
-    def force_flush(self, timeout_millis: float = 0) -> bool:
+    def force_flush(self, timeout_millis: float = 0) -> bool:  # noqa: ARG002 - it is called with it
         raise TimeoutError("the collector does not answer")
 
 
