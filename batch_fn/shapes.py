@@ -15,14 +15,13 @@ LEARN_AFTER = 16  # lines: a pattern takes a millisecond to compile, which does 
 MOST_SHAPES = 16  # of a drop: a line that has none of them has been tried against all
 MOST_TOKENS = 2000  # of a line that is learnt: what compiles in a few milliseconds
 
-# A quote after one backslash or three is within the string; Shapes.find keeps lines with more in a row away from here.
-_STRING = rb'"[^"]*+(?:(?:(?<=[^\\]\\)|(?<=[^\\]\\\\\\))"[^"]*+)*+"'
+# A quote after one backslash, or three, is within the string. After five it is not looked into: the line has no shape.
+_STRING = rb'"[^"]*+(?:(?:(?<=[^\\]\\)|(?<=[^\\]\\\\\\))"[^"]*+)*+(?<!\\\\\\\\\\)"'
 _NUMBER = rb"-?+(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][-+]?+[0-9]++)?+"
 _CUSTOM_ID = rb'"([^"\\]++)"'  # one with an escape is left to the careful way
 _TOKEN = re.compile(rb'([ \t\r]*+)("(?:[^"\\]++|\\.)*+"|[{}\[\]:,]|[^ \t\r{}\[\]:,"]++)', re.DOTALL)
 _KEPT = {("method",), ("url",), ("body", "model")}  # the strings that a check looks at
 _SKIP = msgspec.json.Decoder(msgspec.Raw).decode
-_TOO_MANY_BACKSLASHES = b"\\" * 5
 
 
 class Shape(msgspec.Struct, frozen=True):
@@ -65,8 +64,6 @@ class Shapes:
                 characters = len(raw.decode()) - len((raw[:begin] + raw[end:]).decode())
             custom_id = match[1].decode()
         except (msgspec.DecodeError, UnicodeDecodeError):
-            return None
-        if _TOO_MANY_BACKSLASHES in raw:
             return None
         if shape is not self._shapes[0]:
             self._shapes.remove(shape)
