@@ -30,11 +30,13 @@ class CustomIds:
         first = self._lines.get(key)
         if first is not None:
             return first
-        if self._room:
-            self._room -= 1
-            self._lines[key] = line
-            if len(self._lines) == MOST_KEPT and self._room:
-                self._move()
+        if not self._room:
+            return line
+        if len(self._lines) == MOST_KEPT:
+            self._move()
+            return self._first_line(_digest(custom_id), line)
+        self._room -= 1
+        self._lines[key] = line
         return line
 
     def _move(self) -> None:

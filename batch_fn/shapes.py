@@ -85,7 +85,7 @@ class _Writer:
 
     def __init__(self, raw: bytes) -> None:
         self._raw = raw
-        self._tokens = _TOKEN.findall(raw)
+        self._tokens: list[tuple[bytes, bytes]] = _TOKEN.findall(raw)
         self._next = 0
 
     def pattern(self) -> bytes | None:

@@ -4,7 +4,7 @@ _VALIDATION = (
     "Of some 3.6 µs that a plain line takes, 1.0 go into reading and cutting it, 0.5 into msgspec's look at its "
     "strings, 1.0 into the pattern of its shape, 0.3 into its custom_id, and the rest into the steps of Python between "
     "them: that is more than the 1.3 µs in which pysimdjson parses a line, and than the 2.1 of msgspec and orjson. "
-    "A pattern that goes over a whole chunk, without cutting lines, was tried apart: 2.7 µs, which is not enough either."
+    "A pattern that goes over a whole chunk, without cutting lines, was tried apart: 2.7 µs, not enough either."
 )
 _ACCENTED = (
     " Of a line with characters outside ASCII, decoding takes another 2.3 µs: msgspec's skipping leaves out UTF-8."

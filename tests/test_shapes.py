@@ -60,7 +60,12 @@ SCRAPS += [b'"model": "b", ', b'"messages": [], ', b'"stream": true, ', b'{"role
 def value(number: int, text: str, messages: int = 2) -> dict[str, Any]:
     """A good request, of one of several shapes."""
     body: dict[str, Any] = {"model": "mini", "messages": [{"role": "user", "content": text}] * messages}
-    body |= [{}, {"temperature": 0.5, "stop": ["a", text]}, {"metadata": {"ü": [1, -2.5e3, None, True, []]}}][
+    more: list[dict[str, Any]] = [
+        {},
+        {"temperature": 0.5, "stop": ["a", text]},
+        {"metadata": {"ü": [1, -2.5e3, None, True, []]}},
+    ]
+    body |= more[number % 3]
         number % 3
     ]
     return {"custom_id": f"id-{number}", "method": "POST", "url": "/chat/completions", "body": body}
