@@ -66,8 +66,6 @@ def value(number: int, text: str, messages: int = 2) -> dict[str, Any]:
         {"metadata": {"ü": [1, -2.5e3, None, True, []]}},
     ]
     body |= more[number % 3]
-        number % 3
-    ]
     return {"custom_id": f"id-{number}", "method": "POST", "url": "/chat/completions", "body": body}
 
 
