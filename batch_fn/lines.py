@@ -37,11 +37,12 @@ def lines(chunks: Iterable[bytes], max_line_bytes: int) -> Iterator[Line]:
         while (end := chunk.find(b"\n", begin)) >= 0:
             piece = chunk[begin:end]
             begin = end + 1
+            size = unfinished.length + len(piece)
             if unfinished.length:
-                size = unfinished.length + len(piece)
                 line = unfinished.finish(piece, number, offset)
+            elif piece.endswith(b"}") and size <= max_line_bytes:  # most lines: nothing to repair
+                line = Line(number, offset, size, piece)
             else:
-                size = len(piece)
                 line = _line(piece, number, offset, max_line_bytes)
             if line is not None:
                 yield line
