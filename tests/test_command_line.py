@@ -1,7 +1,6 @@
 """What the command line does without storage: it validates, takes settings, and says what is wrong in a sentence."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ GOOD, BAD = PROJECT / "devkit/samples/good.jsonl", PROJECT / "devkit/samples/bad
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with no settings file, and an environment without the app's settings."""
     monkeypatch.chdir(tmp_path)
     for name in ("BatchStorage", "AZURE_OPENAI_ENDPOINT", "AZURE_OPENAI_API_KEY", "MIXED_FILES", "MAX_DROP_BYTES"):

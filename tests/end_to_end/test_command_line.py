@@ -1,4 +1,4 @@
-"""A person at a terminal drops a file, follows it, looks at it, has its failed lines sent again and its results home."""
+"""A person at a terminal drops a file, follows it, looks at it, retries it and has its results on disk."""
 
 import json
 import os
