@@ -6,7 +6,7 @@ BIN := .venv/bin
 
 setup: .venv/.installed devkit/node_modules/.installed
 
-.venv/.installed: requirements.txt devkit/requirements.txt tests/requirements.txt
+.venv/.installed: requirements.txt requirements-cli.txt devkit/requirements.txt tests/requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info[:2] >= (3, 13) else "batch_fn needs Python 3.13 or later: make setup PYTHON=python3.13")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -r tests/requirements.txt

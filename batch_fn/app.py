@@ -21,6 +21,8 @@ class App:
     """The app's hands, each made when it is first used: a trigger that needs no OpenAI client does not pay for one."""
 
     settings: Settings
+    signed_in: bool = False
+    """A person runs it, signed in with `az login` for instance; else it is the managed identity of an app."""
 
     @cached_property
     def containers(self) -> "Containers":
@@ -77,8 +79,10 @@ class App:
 
     @cached_property
     def _credential(self) -> Any:
-        from azure.identity import ManagedIdentityCredential
+        from azure.identity import DefaultAzureCredential, ManagedIdentityCredential
 
+        if self.signed_in:
+            return DefaultAzureCredential()
         client_id = self.settings.storage_client_id
         return ManagedIdentityCredential(client_id=client_id) if client_id else ManagedIdentityCredential()
 

@@ -19,6 +19,7 @@ from batch_fn.planning import Limits, Planner
 from batch_fn.queues import Errand
 from batch_fn.requests import Code, Finding, Rules, check
 from batch_fn.retrying import take_up
+from batch_fn.settings import Settings
 
 if TYPE_CHECKING:
     from azure.storage.blob import BlobClient
@@ -91,7 +92,7 @@ def _take_in(app: App, drop: Drop) -> None:
     held = begin(app, drop)
     if held is None or held.row.accepted_at is not None:
         return
-    rules = _rules(app, drop)
+    rules = rules_of(app.settings, drop.metadata.get("deployment"))
     with tempfile.TemporaryFile() as spool:
         findings = Findings(spool)
         planner = _read(app, drop, held.row, rules, findings)
@@ -133,13 +134,13 @@ def begin(app: App, drop: Drop) -> Held[Job] | None:
     return held
 
 
-def _rules(app: App, drop: Drop) -> Rules:
-    settings = app.settings
+def rules_of(settings: Settings, deployment: str | None) -> Rules:
+    """Return what a drop is checked against; `deployment` is what its metadata says."""
     return Rules(
         allowed_urls=settings.allowed_urls,
         max_line_bytes=settings.max_line_bytes,
         max_requests=settings.max_drop_requests,
-        deployment=drop.metadata.get("deployment") or None,
+        deployment=deployment or None,
         mixed=settings.mixed_files == "split",
     )
 
@@ -154,7 +155,7 @@ def _read(app: App, drop: Drop, job: Job, rules: Rules, findings: Findings) -> P
     """Read and check the drop, and keep its archive copy if it is good. Return its lines, laid into parts."""
     planner = _planner(app, job)
     if drop.bytes > app.settings.max_drop_bytes:
-        findings.add(_too_large(drop.bytes, app.settings.max_drop_bytes))
+        findings.add(too_large(drop.bytes, app.settings.max_drop_bytes))
         return planner
     try:
         for each in check(app.containers.read_drop(drop), rules):
@@ -191,7 +192,8 @@ def _later(app: App) -> datetime:
     return clock.after(app.settings.resend_seconds)
 
 
-def _too_large(size: int, limit: int) -> Finding:
+def too_large(size: int, limit: int) -> Finding:
+    """Return the finding for a drop of more bytes than MAX_DROP_BYTES; it is not read at all."""
     message = f"The file has {size:,} bytes, and {limit:,} is the limit. Split it, or raise the setting MAX_DROP_BYTES."
     return Finding(1, Code.INVALID_REQUEST, message)
 

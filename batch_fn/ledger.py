@@ -145,6 +145,11 @@ class Ledger:
         for entity in self._work.query_entities("RowKey eq @job", parameters={"job": JOB_ROW}):
             yield _row(Job, entity)
 
+    def history(self) -> Iterator[Finished]:
+        """Yield the finished jobs, the last dropped first; a page is asked for when the one before is used up."""
+        for entity in self._jobs.list_entities():
+            yield _row(Finished, entity)
+
     def parts_of(self, deployment: str) -> Iterator[Part]:
         """Yield the parts in hand of a deployment that are with the service, or on their way to it."""
         query = "deployment eq @deployment and (state eq 'open' or state eq 'claimed')"

@@ -28,6 +28,8 @@ class HostOptions:
     event_copies: int = 1  # how often each event is delivered
     event_delay_seconds: float = 0.0  # how late
     lose_events: bool = False  # deliver none
+    webhook: str = ""  # a URL that is sent an event for each new blob of `webhook_container`, in the host's own account
+    webhook_container: str = "batch-reports"
 
     function_key: str = ""  # left out, here and below: the stored key, or a new one
     master_key: str = ""

@@ -19,14 +19,23 @@ import aiohttp
 from aiohttp import web
 from azure.core.exceptions import AzureError, ResourceNotFoundError
 from azure.storage.blob import BlobProperties
+from azure.storage.blob.aio import ContainerClient
 
-from devkit.host.bindings import Function, read_blob_path
+from devkit.host.bindings import Function
 from devkit.host.blobs import BlobMessage, Put
 from devkit.host.context import HostContext
 from devkit.host.messages import Json
 from devkit.host.storage import HOST_CONTAINER, read_json, write_json
 
 log = logging.getLogger("host")
+
+TOPIC = "/subscriptions/local/resourceGroups/local/providers/Microsoft.Storage/storageAccounts/local"
+DELIVERY_SECONDS = 30  # source: Event Grid, "Delivery and retry": it waits 30 seconds for an answer
+LONGEST_PAUSE_SECONDS = 30
+
+
+class ValidationError(Exception):
+    """A webhook did not pass the handshake."""
 
 
 class EventGridWebhook:
@@ -74,7 +83,7 @@ def blob_created(url: str, etag: str, size: int = 0) -> Json:
     """Return the event that Azure sends for a new version of a blob; an ETag in quotes loses them."""
     container, _, name = blob_address(url).partition("/")
     return {
-        "topic": "/subscriptions/local/resourceGroups/local/providers/Microsoft.Storage/storageAccounts/local",
+        "topic": TOPIC,
         "subject": f"/blobServices/default/containers/{container}/blobs/{name}",
         "eventType": "Microsoft.Storage.BlobCreated",
         "id": str(uuid.uuid4()),
@@ -94,16 +103,18 @@ def blob_created(url: str, etag: str, size: int = 0) -> Json:
 
 
 class EventGrid:
-    """Azure's part: a subscription for the blobs in a function's container, delivered to the webhook at `endpoint`."""
+    """Azure's part: a subscription for the blobs of a container, delivered to the webhook at `endpoint`.
 
-    def __init__(self, function: Function, host: HostContext, endpoint: str) -> None:
-        self._container = host.storage.blobs(function.connection).get_container_client(
-            read_blob_path(function.trigger["path"]).container
-        )
+    `outside`: the endpoint is not the host's own. It has to pass the handshake first, and is given time to recover.
+    """
+
+    def __init__(
+        self, name: str, container: ContainerClient, host: HostContext, endpoint: str, *, outside: bool = False
+    ) -> None:
+        self._container = container
         # What was delivered, by name and ETag: Azure remembers events while the host is down, and so must this.
-        self._memory = host.storage.blobs().get_blob_client(
-            HOST_CONTAINER, f"devkit-events/{host.host_id}/{function.name}"
-        )
+        self._memory = host.storage.blobs().get_blob_client(HOST_CONTAINER, f"devkit-events/{host.host_id}/{name}")
+        self._valid = not outside
         self._delivered: dict[str, str] = {}
         self._options = host.options
         self._endpoint = endpoint
@@ -119,13 +130,44 @@ class EventGrid:
 
     async def run(self) -> None:
         """Look and deliver until cancelled."""
-        async with aiohttp.ClientSession(headers={"aeg-event-type": "Notification"}) as session:
+        outside, failures = not self._valid, 0
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(DELIVERY_SECONDS)) as session:
             while True:
                 try:
+                    if not self._valid:
+                        await self._shake_hands(session)
                     await self._deliver_news(session)
-                except (AzureError, aiohttp.ClientError) as error:
+                    failures = 0
+                except (AzureError, aiohttp.ClientError, TimeoutError, ValidationError) as error:
+                    failures += 1
                     log.warning("Event Grid will try again: %s", error)
-                await asyncio.sleep(self._options.event_seconds)
+                slower = 2 ** min(failures, 10) if outside else 1
+                seconds = self._options.event_seconds
+                await asyncio.sleep(min(seconds * slower, max(seconds, LONGEST_PAUSE_SECONDS)))
+
+    async def _shake_hands(self, session: aiohttp.ClientSession) -> None:
+        """Have the endpoint prove that it wants events. Raises: ValidationError."""
+        code = str(uuid.uuid4())
+        event = {
+            "id": str(uuid.uuid4()),
+            "topic": TOPIC,
+            "subject": "",
+            "data": {"validationCode": code},
+            "eventType": "Microsoft.EventGrid.SubscriptionValidationEvent",
+            "eventTime": datetime.now(UTC).isoformat(),
+            "metadataVersion": "1",
+            "dataVersion": "2",
+        }
+        headers = {"aeg-event-type": "SubscriptionValidation", "content-type": "application/json"}
+        async with session.post(self._endpoint, data=json.dumps([event]), headers=headers) as response:
+            text = await response.text()
+            response.raise_for_status()
+        try:
+            self._valid = json.loads(text)["validationResponse"] == code
+        except (ValueError, KeyError, TypeError):
+            self._valid = False
+        if not self._valid:
+            raise ValidationError("the webhook did not answer the validation with its code")
 
     async def _list(self) -> list[BlobProperties]:
         try:
@@ -153,7 +195,8 @@ class EventGrid:
         return blob_created(url, quoted(blob), blob.size)
 
     async def _deliver(self, session: aiohttp.ClientSession, event: Json) -> None:
-        async with session.post(self._endpoint, data=json.dumps([event])) as response:
+        headers = {"aeg-event-type": "Notification", "content-type": "application/json"}
+        async with session.post(self._endpoint, data=json.dumps([event]), headers=headers) as response:
             response.raise_for_status()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from azure.core.exceptions import AzureError
 
-from devkit.host.bindings import Function, Settings, read_functions
+from devkit.host.bindings import Function, Settings, read_blob_path, read_functions
 from devkit.host.blobs import ANY_VERSION, BlobMessage, BlobTrigger, ContainerScan, from_event_grid
 from devkit.host.configuration import ConfigurationError, HostJson, HostOptions
 from devkit.host.context import HostContext
@@ -74,6 +74,9 @@ class Host:
         self._listen()
         if self._options.events:
             await self._subscribe(event_functions, self._server.url, keys.blobs_extension)
+        if self._options.webhook:
+            watched = self._storage.blobs().get_container_client(self._options.webhook_container)
+            await self._begin(EventGrid("webhook", watched, self._context, self._options.webhook, outside=True))
         names = [function.name for function in self._functions]
         log.info("Ready at %s, host id %s, functions: %s", self._server.url, self._id, ", ".join(names))
         return {"url": self._server.url, "functions": names, "keys": asdict(keys)}
@@ -127,9 +130,13 @@ class Host:
         """Play Event Grid for each function: what is written after this has an event."""
         for function in functions:
             endpoint = f"{url}/runtime/webhooks/blobs?functionName={function.full_name}&code={key}"
-            subscription = EventGrid(function, self._context, endpoint)
-            await subscription.subscribe()
-            self._tasks.append(asyncio.create_task(subscription.run()))
+            container = read_blob_path(function.trigger["path"]).container
+            blobs = self._storage.blobs(function.connection)
+            await self._begin(EventGrid(function.name, blobs.get_container_client(container), self._context, endpoint))
+
+    async def _begin(self, subscription: EventGrid) -> None:
+        await subscription.subscribe()
+        self._tasks.append(asyncio.create_task(subscription.run()))
 
     def _wake(self, queue_url: str) -> None:
         """Tell the listener of a queue that an output has just been written to it."""

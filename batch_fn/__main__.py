@@ -1,0 +1,8 @@
+"""`python -m batch_fn`: the command line."""
+
+import sys
+
+from batch_fn.command_line import main
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
