@@ -39,7 +39,8 @@ def _complaints(scan: dict[str, Any]) -> list[str]:
 
 def main() -> int:
     """Scan, print what is wrong, and return 1 if anything is."""
-    command = [PROJECT / ".checkov/bin/checkov", "-d", INFRA, "--framework", "bicep", "--skip-download", "-o", "json"]
+    checkov = PROJECT / ".checkov/bin/checkov"
+    command = [str(checkov), "-d", str(INFRA), "--framework", "bicep", "--skip-download", "-o", "json"]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     if not run.stdout.startswith("{"):
         sys.stderr.write(f"checkov did not run\n{run.stdout}{run.stderr}")
