@@ -5,6 +5,7 @@ import azurefunctions.extensions.bindings.blob as blob
 
 from batch_fn.app import start
 from batch_fn.queues import read_errand
+from batch_fn.telemetry import step
 
 here = start()
 settings = here.settings
@@ -22,7 +23,8 @@ def drop(client: blob.BlobClient) -> None:
     """A file was dropped into the inbox: check it, and make it a job or a report of what is wrong."""
     from batch_fn.intake import take_in
 
-    take_in(here, client)
+    with step("drop"):
+        take_in(here, client)
 
 
 @app.function_name("drop_found")
@@ -31,7 +33,9 @@ def drop_found(message: func.QueueMessage) -> None:
     """The tick found a drop whose event was lost, or whose first reader died."""
     from batch_fn.intake import take_in_found
 
-    take_in_found(here, read_errand(message.get_body()))
+    errand = read_errand(message.get_body())
+    with step("drop_found", errand.job_id):
+        take_in_found(here, errand)
 
 
 @app.function_name("submit")
@@ -41,7 +45,8 @@ def submit(message: func.QueueMessage) -> None:
     from batch_fn.submission import submit
 
     errand = read_errand(message.get_body())
-    submit(here, errand.job_id, errand.part)
+    with step("submit", errand.job_id):
+        submit(here, errand.job_id, errand.part)
 
 
 @app.function_name("collect")
@@ -50,7 +55,9 @@ def collect(message: func.QueueMessage) -> None:
     """A batch has ended: bring its results home, and finish the job if it was the last one."""
     from batch_fn.collection import collect
 
-    collect(here, read_errand(message.get_body()).job_id)
+    errand = read_errand(message.get_body())
+    with step("collect", errand.job_id):
+        collect(here, errand.job_id)
 
 
 @app.function_name("tick")
@@ -60,7 +67,8 @@ def tick(timer: func.TimerRequest, context: func.Context) -> None:  # noqa: ARG0
     from batch_fn.polling import tick
 
     # What a thread of ours logs counts as this invocation's only if the thread says so.
-    tick(here, lambda: setattr(context.thread_local_storage, "invocation_id", context.invocation_id))
+    with step("tick"):
+        tick(here, lambda: setattr(context.thread_local_storage, "invocation_id", context.invocation_id))
 
 
 @app.function_name("drop_poisoned")
@@ -69,13 +77,15 @@ def drop_poisoned(message: func.QueueMessage) -> None:
     """The host gave up on a drop's event: have it tried again, and at last reported."""
     from batch_fn.poison import poisoned_event
 
-    poisoned_event(here, message.get_body())
+    with step("drop_poisoned"):
+        poisoned_event(here, message.get_body())
 
 
 def _poisoned(message: func.QueueMessage) -> None:
     from batch_fn.poison import poisoned_errand
 
-    poisoned_errand(here, message.get_body())
+    with step("errand_poisoned"):
+        poisoned_errand(here, message.get_body())
 
 
 @app.function_name("drop_found_poisoned")

@@ -357,6 +357,11 @@ def job_id(container: str, name: str, etag: str, last_modified: datetime) -> str
     return f"{last_modified.astimezone(UTC):%Y%m%dT%H%M%SZ}-{digest}"
 
 
+def dropped_at(job_id: str) -> datetime:
+    """Return when the job's drop was made, as its id says."""
+    return datetime.strptime(job_id.partition("-")[0], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+
+
 def new_bundle_id(now: datetime, token: str) -> str:
     """Return the id of a bundle, of the form of a job's: `token` is ten random hex digits."""
     return f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{token}"

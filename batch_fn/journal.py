@@ -2,9 +2,19 @@
 
 import json
 import logging
+from collections.abc import Callable
 from datetime import datetime
 
 _log = logging.getLogger("batch_fn")
+
+type Listener = Callable[[str, str | None, dict[str, object]], None]
+_listener: Listener | None = None
+
+
+def listen(listener: Listener | None) -> None:
+    """Have each record told to `listener` as well, as event, job id and facts; None: to nobody."""
+    global _listener
+    _listener = listener
 
 
 def note(event: str, *, job_id: str | None = None, **facts: object) -> None:
@@ -20,6 +30,8 @@ def warn(event: str, *, job_id: str | None = None, **facts: object) -> None:
 def _write(level: int, event: str, job_id: str | None, facts: dict[str, object]) -> None:
     record = {"event": event, "job_id": job_id, **facts}
     _log.log(level, json.dumps({name: _plain(fact) for name, fact in record.items() if fact is not None}))
+    if _listener is not None:
+        _listener(event, job_id, facts)
 
 
 def _plain(fact: object) -> object:

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from batch_fn import clock, journal, quota
+from batch_fn import clock, jobs, journal, quota
 from batch_fn.admission import Reason
 from batch_fn.app import App
 from batch_fn.bundling import abandon, look_after
@@ -37,11 +37,14 @@ def tick(app: App, in_thread: Callable[[], None] | None = None) -> None:
     `in_thread` is called in each thread of the pool before its first look.
     """
     now = clock.now()
-    until = time.monotonic() + app.settings.tick_seconds
+    begin = time.monotonic()
+    until = begin + app.settings.tick_seconds
     opened: list[Held[Part]] = []
     waiting: dict[str, list[Held[Part]]] = {}
     looks = [functools.partial(_find_lost_drops, app, now)]
+    oldest = now
     for held in app.ledger.due(now):
+        oldest = min(oldest, jobs.dropped_at(held.row.job_id))
         if isinstance(held.row, Job):
             looks.append(functools.partial(_look_at_job, app, Held(held.row, held.etag), now))
         elif held.row.state is PartState.OPEN:
@@ -57,6 +60,17 @@ def tick(app: App, in_thread: Callable[[], None] | None = None) -> None:
         answers = [pool.submit(_attempt, look) for look in looks]
         answers += [pool.submit(_attempt, look) for look in _ask(app, opened, now, until)]
     errors = [error for answer in answers if (error := answer.result()) is not None]
+    wanting = [held.row for parts in waiting.values() for held in parts]
+    journal.note(
+        "tick_done",
+        seconds=round(time.monotonic() - begin, 3),
+        open_batches=len(opened),
+        waiting_parts=len(wanting),
+        waiting_tokens=sum(part.estimated_tokens for part in wanting),
+        oldest_wait_seconds=max((int((now - part.waiting_since).total_seconds()) for part in wanting), default=0),
+        oldest_job_seconds=int((now - oldest).total_seconds()),
+        errors=len(errors),
+    )
     if errors:
         raise ExceptionGroup("The tick could not do all that was due; the next one tries again.", errors)
 

@@ -168,6 +168,10 @@ class Settings:
     quota_backoff_seconds: int = _setting("QUOTA_BACKOFF_SECONDS", 300, _whole(1))
     """First wait of a deployment after `token_limit_exceeded`; doubled with each refusal, up to sixteenfold."""
 
+    # What is told of it
+    telemetry: str = _setting("TELEMETRY", "off", _one_of("off", "otlp"))
+    """`otlp`: spans and metrics go to where OTEL_EXPORTER_OTLP_ENDPOINT says; `off` costs nothing."""
+
     @classmethod
     def read(cls, environment: Mapping[str, str] = os.environ) -> Self:
         """Return the settings that `environment` holds.

@@ -64,7 +64,16 @@ def loaded() -> Any:
 
 @pytest.mark.parametrize(
     "package",
-    ["openai", "httpx2", "pydantic", "azure.data.tables", "azure.storage.queue", "azure.storage.blob.aio"],
+    [
+        "openai",
+        "httpx2",
+        "pydantic",
+        "opentelemetry",
+        "google.protobuf",
+        "azure.data.tables",
+        "azure.storage.queue",
+        "azure.storage.blob.aio",
+    ],
 )
 def test_what_only_some_triggers_need_is_not_loaded_at_start(loaded: dict[str, list[str]], package: str) -> None:
     everything = loaded["host"] + loaded["app"]
@@ -79,8 +88,10 @@ def test_of_the_app_itself_only_what_every_trigger_needs_is_loaded(loaded: dict[
     assert [name for name in loaded["app"] if name.startswith("batch_fn")] == [
         "batch_fn",
         "batch_fn.app",
+        "batch_fn.journal",
         "batch_fn.queues",
         "batch_fn.settings",
+        "batch_fn.telemetry",
     ]
 
 
