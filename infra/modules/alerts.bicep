@@ -13,7 +13,7 @@ var alerts = [
     query: loadTextContent('../alerts/failed-jobs.kql')
     severity: 2
     every: 'PT5M'
-    window: 'PT5M'
+    window: 'PT1H'
   }
   {
     name: 'poison-messages'
@@ -21,7 +21,7 @@ var alerts = [
     query: loadTextContent('../alerts/poison-messages.kql')
     severity: 1
     every: 'PT5M'
-    window: 'PT5M'
+    window: 'PT1H'
   }
   {
     name: 'tick-not-run'
@@ -29,23 +29,23 @@ var alerts = [
     query: loadTextContent('../alerts/tick-not-run.kql')
     severity: 1
     every: 'PT5M'
-    window: 'PT30M'
+    window: 'PT10M'
   }
   {
     name: 'old-job'
     title: 'A job is older than 36 hours'
     query: loadTextContent('../alerts/old-job.kql')
     severity: 2
-    every: 'PT1H'
-    window: 'P2D'
+    every: 'PT5M'
+    window: 'PT30M'
   }
   {
     name: 'quota-wait'
     title: 'A part has waited longer than a day for token quota'
     query: loadTextContent('../alerts/quota-wait.kql')
     severity: 3
-    every: 'PT1H'
-    window: 'P2D'
+    every: 'PT5M'
+    window: 'PT30M'
   }
 ]
 
