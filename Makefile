@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo run drop test crash storm bench lint format clean
+.PHONY: setup demo run drop test crash storm bench scan lint format clean
 
 setup: .venv/.installed devkit/node_modules/.installed
 
@@ -36,6 +36,15 @@ bench: setup .bench/packages/.installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade --target .bench/packages -r bench/requirements.txt
 	@touch $@
 
+# checkov brings a hundred packages of its own: they lie beside the environment of app and tests, not in it.
+scan: .checkov/.installed
+	@$(BIN)/python -m tests.infra.scan
+
+.checkov/.installed: infra/requirements.txt | setup
+	$(PYTHON) -m venv .checkov
+	.checkov/bin/pip install --quiet --disable-pip-version-check -r infra/requirements.txt
+	@touch $@
+
 crash: setup
 	$(BIN)/python -m tests.reliability.crash $(if $(EVERY),--every $(EVERY)) $(if $(ONLY),--only $(ONLY))
 
@@ -52,4 +61,4 @@ format: setup
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv devkit/node_modules .devkit .bench out
+	rm -rf .venv devkit/node_modules .devkit .bench .checkov out

@@ -1,0 +1,31 @@
+# Sends the inbox's events to the app, once the app has its system key. May be run again.
+# azd runs it after each deployment; by hand: azd hooks run postdeploy
+$ErrorActionPreference = 'Stop'
+
+foreach ($name in 'AZURE_RESOURCE_GROUP', 'AZURE_FUNCTION_APP_NAME', 'AZURE_STORAGE_ACCOUNT_NAME', 'AZURE_EVENT_TOPIC_NAME') {
+    if (-not [Environment]::GetEnvironmentVariable($name)) { throw "$name is not set: run this with azd" }
+}
+if ($env:AZURE_SUBSCRIPTION_ID) {
+    az account set --subscription $env:AZURE_SUBSCRIPTION_ID
+    if ($LASTEXITCODE -ne 0) { throw 'az cannot use that subscription: run az login' }
+}
+
+Write-Output "Waiting for the app's system key"
+$tries = 0
+while ($true) {
+    $there = az functionapp keys list --resource-group $env:AZURE_RESOURCE_GROUP --name $env:AZURE_FUNCTION_APP_NAME `
+        --query "contains(keys(systemKeys), 'blobs_extension')" --output tsv 2>$null
+    if ($there -eq 'true') { break }
+    $tries += 1
+    if ($tries -ge 60) {
+        throw 'The app has no system key blobs_extension after 10 minutes: it did not start. Look at its log stream, then run: azd hooks run postdeploy'
+    }
+    Start-Sleep -Seconds 10
+}
+
+az deployment group create --resource-group $env:AZURE_RESOURCE_GROUP --name inbox-events `
+    --template-file (Join-Path $PSScriptRoot '../event-subscription.bicep') --output none `
+    --parameters topicName=$env:AZURE_EVENT_TOPIC_NAME functionAppName=$env:AZURE_FUNCTION_APP_NAME `
+    storageName=$env:AZURE_STORAGE_ACCOUNT_NAME
+if ($LASTEXITCODE -ne 0) { throw 'The event subscription was not made; what az said stands above' }
+Write-Output 'What is dropped into the inbox now reaches the app'

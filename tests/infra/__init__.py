@@ -1,0 +1,1 @@
+"""The infrastructure held to the code, without Azure."""
