@@ -100,7 +100,7 @@ def collect_poisoned(message: func.QueueMessage) -> None:
 
 
 @app.function_name("dashboard")
-@app.route(route="dashboard", methods=["GET"], auth_level=func.AuthLevel.ANONYMOUS)
+@app.route("dashboard", trigger_arg_name="request", methods=["GET"], auth_level=func.AuthLevel.ANONYMOUS)
 def dashboard(request: func.HttpRequest) -> func.HttpResponse:  # noqa: ARG001 - the host passes it
     """Return the page; it holds no data, and asks for the key that the API wants."""
     from batch_fn.dashboard import headers, page
