@@ -107,3 +107,12 @@ def submit_poisoned(message: func.QueueMessage) -> None:
 def collect_poisoned(message: func.QueueMessage) -> None:
     """The host gave up on a collect."""
     _poisoned(message)
+
+
+@app.function_name("dashboard")
+@app.route("dashboard", trigger_arg_name="request", methods=["GET"], auth_level=func.AuthLevel.ANONYMOUS)
+def dashboard(request: func.HttpRequest) -> func.HttpResponse:  # noqa: ARG001 - the host passes it
+    """Return the page; it holds no data, and asks for the key that the API wants."""
+    from batch_fn.dashboard import headers, page
+
+    return func.HttpResponse(page(), headers=headers(), mimetype="text/html", charset="utf-8")
