@@ -45,7 +45,7 @@ var alerts = [
     query: loadTextContent('../alerts/quota-wait.kql')
     severity: 3
     every: 'PT5M'
-    window: 'PT30M'
+    window: 'PT2H'
   }
 ]
 
