@@ -1,5 +1,6 @@
 """The bicep files of infra/, parsed."""
 
+import fnmatch
 import functools
 import json
 from pathlib import Path
@@ -27,3 +28,10 @@ def module(name: str) -> Any:
 def names() -> Any:
     """Return what containers, queues and tables are called."""
     return json.loads((INFRA / "names.json").read_text())
+
+
+def left_out(path: Path) -> bool:
+    """Return whether .funcignore leaves the path, relative to the project, out of the package."""
+    patterns = [line for line in (PROJECT / ".funcignore").read_text().split() if not line.startswith("#")]
+    names = {*path.parts, str(path), *map(str, path.parents[:-1])}
+    return any(fnmatch.fnmatch(name, pattern.rstrip("/")) for pattern in patterns for name in names)

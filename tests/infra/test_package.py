@@ -1,6 +1,5 @@
 """What is deployed: it installs on Linux from wheels alone, imports with nothing else, and is small."""
 
-import fnmatch
 import shutil
 import subprocess
 import sys
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.infra.templates import PROJECT
+from tests.infra.templates import PROJECT, left_out
 
 MEGABYTE = 1_000_000
 OURS_AT_MOST = 60 * MEGABYTE
@@ -17,12 +16,6 @@ OURS_AT_MOST = 60 * MEGABYTE
 SDKS = ("azure", "openai", "azurefunctions")
 
 pytestmark = pytest.mark.xdist_group("package")
-
-
-def left_out(path: Path) -> bool:
-    """Return whether .funcignore leaves the path, relative to the project, out of the package."""
-    patterns = [line for line in (PROJECT / ".funcignore").read_text().split() if not line.startswith("#")]
-    return any(fnmatch.fnmatch(part, pattern.rstrip("/")) for pattern in patterns for part in path.parts)
 
 
 @pytest.fixture(scope="module")
