@@ -181,3 +181,12 @@ def health(request: func.HttpRequest) -> func.HttpResponse:
     from batch_fn import http_api
 
     return http_api.health(here, request)
+
+
+@app.function_name("usage")
+@app.route("usage", trigger_arg_name="request", methods=["GET"], auth_level=func.AuthLevel.FUNCTION)
+def usage(request: func.HttpRequest) -> func.HttpResponse:
+    """Return what the finished jobs of each day came to."""
+    from batch_fn import http_api
+
+    return http_api.usage(here, request)

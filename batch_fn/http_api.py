@@ -18,6 +18,7 @@ from batch_fn.ledger import Finished, NoSuchJobError
 from batch_fn.overview import STATUSES, ReportGoneError, is_job_id
 
 DEFAULT_LIMIT, MOST = 50, 200
+DEFAULT_DAYS, MOST_DAYS = 7, 90
 
 HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
@@ -94,6 +95,16 @@ def batches(app: App, request: func.HttpRequest) -> func.HttpResponse:
 def deployments(app: App, request: func.HttpRequest) -> func.HttpResponse:
     """GET /deployments: each deployment's quota, and what waits for it."""
     return _answer(request, lambda: _json({"deployments": overview.list_deployments(app)}))
+
+
+def usage(app: App, request: func.HttpRequest) -> func.HttpResponse:
+    """GET /usage: what the finished jobs of each day came to."""
+
+    def answer() -> func.HttpResponse:
+        days = Query(request.url).number("days", DEFAULT_DAYS, MOST_DAYS)
+        return _json({"days": overview.daily_totals(app, days)})
+
+    return _answer(request, answer)
 
 
 def health(app: App, request: func.HttpRequest) -> func.HttpResponse:

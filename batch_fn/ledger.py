@@ -86,6 +86,7 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
     """The highest attempt of its parts; one that is retried goes on from there."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cost: float | None = None
     accepted_at: datetime | None = None
     submitted_at: datetime | None = None
 

@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -31,6 +31,7 @@ from batch_fn.jobs import (
     service_findings,
 )
 from batch_fn.ledger import HISTORY_PAGE, Finished, Held, NoSuchJobError, Work, place
+from batch_fn.prices import DIGITS
 from batch_fn.quota import limit_of
 from batch_fn.reports import report, stamp
 
@@ -279,7 +280,7 @@ def _described(
         "progress": progressed,
         "finding_count": findings,
         "usage": usage,
-        "cost": None,
+        "cost": job.cost if isinstance(job, Finished) else None,
         "times": dict(zip(("dropped", "accepted", "submitted", "finished"), times, strict=True)),
         "report": report,
     }
@@ -399,6 +400,46 @@ def _batch(batch: ServiceBatch, part: Part | None) -> Detail:
 def _number(text: str | None) -> int | None:
     """Return the number that metadata holds; who else writes there may write anything."""
     return int(text) if text and text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS else None
+
+
+def daily_totals(app: App, days: int) -> list[Detail]:
+    """Return what the finished jobs of each of the last days came to, the oldest first; a day is in UTC.
+
+    A job belongs to the day that it was dropped. `cost` is null where the price of one of them is not known.
+    """
+    midnight = clock.now().replace(hour=0, minute=0, second=0, microsecond=0)
+    first = midnight - timedelta(days=days - 1)
+    totals = {f"{first + timedelta(days=day):%Y-%m-%d}": Total() for day in range(days)}
+    for finished in app.ledger.history(since=first):
+        day = f"{finished.dropped_at:%Y-%m-%d}"
+        if day in totals:
+            totals[day] = totals[day].plus(finished)
+    return [{"day": day} | msgspec.to_builtins(total) for day, total in totals.items()]
+
+
+class Total(msgspec.Struct, frozen=True, kw_only=True):
+    """What jobs come to."""
+
+    jobs: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+    cost: float | None = 0.0
+
+    def plus(self, finished: Finished) -> "Total":
+        """Return the total with one more job."""
+        known = self.cost is not None and (finished.cost is not None or not finished.total_tokens)
+        return Total(
+            jobs=self.jobs + 1,
+            succeeded=self.succeeded + finished.succeeded,
+            failed=self.failed + finished.failed,
+            prompt_tokens=self.prompt_tokens + finished.prompt_tokens,
+            completion_tokens=self.completion_tokens + finished.completion_tokens,
+            total_tokens=self.total_tokens + finished.total_tokens,
+            cost=round((self.cost or 0.0) + (finished.cost or 0.0), DIGITS) if known else None,
+        )
 
 
 def health(app: App) -> Detail:

@@ -490,7 +490,7 @@ def at(text: str) -> datetime:
 )
 def test_a_payload_is_read_as_a_batch(payload: str, expected: ServiceBatch) -> None:
     body = json.loads((PAYLOADS / f"{payload}.json").read_bytes())
-    only_shown = {"endpoint": body["endpoint"] or "", "total": (body["request_counts"] or {}).get("total") or 0}
+    only_shown = {"endpoint": body.get("endpoint") or "", "total": (body.get("request_counts") or {}).get("total") or 0}
     assert read_batch(body) == msgspec.structs.replace(expected, **only_shown)
 
 

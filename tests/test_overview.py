@@ -11,6 +11,7 @@ from batch_fn.jobs import Job, JobState, Outcome, PartState
 from batch_fn.ledger import Change, Finished, Held, NoSuchJobError, Work
 from batch_fn.overview import (
     ReportGoneError,
+    daily_totals,
     health,
     in_hand,
     is_job_id,
@@ -173,3 +174,17 @@ def test_a_deployment_has_its_limit_and_what_waits_for_it(app: App) -> None:
     assert (shown["name"], shown["limit"], shown["enqueued"], shown["waiting_tokens"]) == ("gpt-4o-mini", 90, 60, 140)
     assert (shown["waiting_parts"], shown["open_batches"]) == (1, 1)
     assert shown["oldest_waiting"] == "2026-11-22T12:00:00Z"
+
+
+def test_each_day_has_what_its_jobs_came_to(app: App) -> None:
+    now = clock.now().replace(microsecond=0)
+    yesterday = now - timedelta(days=1)
+    app.ledger.finish(finished_at(now, 1, cost=0.25, prompt_tokens=400, completion_tokens=110))
+    app.ledger.finish(finished_at(now, 2, cost=0.5, succeeded=8, failed=2))
+    app.ledger.finish(finished_at(yesterday, cost=None))
+    app.ledger.finish(finished_at(now - timedelta(days=9)))
+    [before, last, today] = daily_totals(app, 3)
+    assert (before["jobs"], before["cost"]) == (0, 0.0)
+    assert (last["day"], last["jobs"], last["cost"]) == (f"{yesterday:%Y-%m-%d}", 1, None)
+    assert (today["jobs"], today["succeeded"], today["failed"], today["cost"]) == (2, 18, 2, 0.75)
+    assert (today["prompt_tokens"], today["completion_tokens"], today["total_tokens"]) == (400, 110, 1_020)

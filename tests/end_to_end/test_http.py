@@ -20,7 +20,7 @@ NOBODY = "20261122T010203Z-0123456789"
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Bench]:
-    with Bench({"TROUBLE_SECONDS": "1"}) as bench:
+    with Bench({"TROUBLE_SECONDS": "1", "PRICES": "priced=1000000/2000000"}) as bench:
         yield bench
 
 
@@ -190,3 +190,16 @@ def test_the_app_says_whether_it_is_well(stack: Bench) -> None:
     assert (status, found["status"]) == (200, "healthy")
     assert found["checks"].keys() == {"blob", "queue", "table", "service", "tick", "poison"}
     assert found["checks"]["tick"]["age_seconds"] <= 5
+
+
+def test_what_a_job_cost_is_in_its_report_its_row_and_its_day(stack: Bench) -> None:
+    dropped = stack.drop("http-priced.jsonl", jsonl(*lines(3, body_model="priced")))
+    report = dropped.wait()
+    cost = report["usage"]["prompt_tokens"] + 2 * report["usage"]["completion_tokens"]
+    assert report["cost"] == cost > 0
+    [row] = ask(stack, "jobs", prefix="http-priced")[1]["jobs"]
+    assert row["cost"] == cost
+    status, found = ask(stack, "usage", days=2)
+    assert (status, len(found["days"])) == (200, 2)
+    assert sum(day["total_tokens"] for day in found["days"]) >= report["usage"]["total_tokens"]
+    assert ask(stack, "usage", days=91)[0] == 400
