@@ -19,7 +19,7 @@ from batch_fn.admission import Deployment
 from batch_fn.app import App
 from batch_fn.containers import CHUNK_BYTES, Drop, DropGoneError
 from batch_fn.jobs import Job, Part, ServiceBatch, ServiceError
-from batch_fn.ledger import JOB_ROW, Change, ConflictError, Finished, Held, Row, Work
+from batch_fn.ledger import HISTORY_PAGE, JOB_ROW, Change, ConflictError, Finished, Held, Row, Work, place
 from batch_fn.openai_batches import (
     Enqueued,
     FileGoneError,
@@ -138,10 +138,32 @@ class FakeLedger(_StorageHand):
                 yield job
 
     @reads
+    def history(
+        self,
+        *,
+        after: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        page: int = HISTORY_PAGE,  # noqa: ARG002 - there are no calls to save
+    ) -> Iterator[Finished]:
+        for finished in sorted(self.world.history.values(), key=lambda each: place(each.job_id)):
+            dropped = finished.dropped_at
+            if (
+                (after is None or place(finished.job_id) > place(after))
+                and (since is None or dropped >= since)
+                and (until is None or dropped <= until)
+            ):
+                yield finished
+
+    @reads
     def parts_of(self, deployment: str) -> Iterator[Part]:
         yield from (
             part for part in self.world.parts() if part.deployment == deployment and part.state in {"open", "claimed"}
         )
+
+    @reads
+    def parts_in_hand(self) -> Iterator[Part]:
+        yield from (part for part in self.world.parts() if part.state in {"waiting", "open", "claimed"})
 
     @reads
     def bundleable(self, part: Part) -> Iterator[Held[Part]]:
@@ -159,6 +181,18 @@ class FakeLedger(_StorageHand):
     @reads
     def deployment(self, name: str) -> Deployment:
         return self._deployment(name)[0]
+
+    @reads
+    def deployments(self) -> Iterator[Deployment]:
+        yield from (deployment for deployment, _ in self.world.deployments.values())
+
+    @writes
+    def note_tick(self, at: datetime) -> None:
+        self.world.ticked_at = at
+
+    @reads
+    def last_tick(self) -> datetime | None:
+        return self.world.ticked_at
 
     @writes
     def note_deployment(self, name: str, change: Callable[[Deployment], Deployment]) -> Deployment:
@@ -419,6 +453,10 @@ class FakeWriter:
 class FakeQueues(_StorageHand):
     """Storage queues, as batch_fn.queues.Queues."""
 
+    @reads
+    def poisoned(self) -> dict[str, int]:
+        return {}
+
     @writes
     def drop(self, job_id: str, name: str) -> None:
         self._send("drop", Errand(job_id, name=name))
@@ -529,8 +567,8 @@ class FakeService(_Hand):
                 return self.world.described(batch)
         return None
 
-    def pages(self) -> Iterator[list[ServiceBatch]]:
-        start, more = 0, True
+    def pages(self, after: str = "") -> Iterator[list[ServiceBatch]]:
+        start, more = next((at for at, each in enumerate(self._listed(), 1) if each.id == after), 0), True
         while more:
             page, more = self._page(start)
             yield page
