@@ -2,7 +2,9 @@
 
 import contextlib
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -10,13 +12,17 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 if TYPE_CHECKING:
-    from azure.storage.blob import BlobClient, BlobServiceClient
+    from azure.storage.blob import BlobClient, BlobServiceClient, StorageStreamDownloader
 
     from batch_fn.settings import Settings
 
 CHUNK_BYTES = 4 * 1024 * 1024
 """How much is asked for, and sent, at a time."""
 
+READ_AHEAD = 2
+"""How many chunks are fetched while one is being worked on; each of them is held in memory."""
+
+FIRST_COPY_POLL_SECONDS = 0.02
 COPY_POLL_SECONDS = 0.5
 
 
@@ -74,7 +80,7 @@ class Containers:
 
         blob = self._blob(drop.container, drop.name)
         try:
-            yield from blob.download_blob(**_if_still(drop.etag)).chunks()
+            yield from _chunks(blob.download_blob(**_if_still(drop.etag)))
         except (ResourceModifiedError, ResourceNotFoundError) as error:
             raise DropGoneError(drop.name) from error
 
@@ -116,7 +122,7 @@ class Containers:
         """Yield a blob's content, or that byte range of it."""
         if length == 0:
             return
-        yield from self._blob(container, name).download_blob(offset=offset, length=length).chunks()
+        yield from _chunks(self._blob(container, name).download_blob(offset=offset, length=length))
 
     def writer(self, container: str, name: str, block_bytes: int = CHUNK_BYTES) -> "Writer":
         """Return a writer for a blob; until it is closed, what was there before stays to be seen."""
@@ -181,7 +187,7 @@ class Containers:
         path = unquote(urlsplit(url).path.removeprefix(root))
         container, _, name = path.partition("/")
         try:
-            return self._blob(container, name).download_blob().chunks()
+            return _chunks(self._blob(container, name).download_blob())
         except ResourceNotFoundError:
             return None
 
@@ -217,11 +223,32 @@ def _if_still(etag: str) -> dict[str, Any]:
     return {"etag": f'"{etag}"', "match_condition": MatchConditions.IfNotModified}
 
 
+def _chunks(download: "StorageStreamDownloader[bytes]") -> Iterator[bytes]:
+    """Yield what is downloaded, a chunk at a time; a thread fetches the next ones while one is being worked on.
+
+    All are of the version that the first one was of. An error of the thread is raised here, in the place of its chunk.
+    """
+    chunks = download.chunks()
+    if download.size <= CHUNK_BYTES:  # it is here already
+        yield from chunks
+        return
+    pool = ThreadPoolExecutor(1, "read-ahead")  # one: the chunks are asked for in their order
+    try:
+        coming = deque(pool.submit(next, chunks, b"") for _ in range(READ_AHEAD))
+        while chunk := coming.popleft().result():
+            coming.append(pool.submit(next, chunks, b""))
+            yield chunk
+    finally:
+        # Whoever reads no further does not wait: the thread ends with the chunk that it is at.
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
 def _wait_for_copy(blob: "BlobClient", copy: dict[str, Any]) -> None:
-    """Wait until the copy is there; within one account it mostly is at once."""
-    status = copy["copy_status"]
+    """Wait until the copy is there; within one account it mostly is at once, or soon after."""
+    status, seconds = copy["copy_status"], FIRST_COPY_POLL_SECONDS
     while status == "pending":
-        time.sleep(COPY_POLL_SECONDS)
+        time.sleep(seconds)
+        seconds = min(2 * seconds, COPY_POLL_SECONDS)
         status = blob.get_blob_properties().copy.status
     if status != "success":
         raise OSError(f"the copy to the archive ended as {status}")
