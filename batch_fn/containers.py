@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 4 * 1024 * 1024
 """How much is asked for, and sent, at a time."""
 
-READ_AHEAD = 2
-"""How many chunks are fetched while one is being worked on; each of them is held in memory."""
+READ_AHEAD = 1
+"""How many chunks are fetched while one is being worked on; each of them is held in memory, twice while it comes."""
 
 FIRST_COPY_POLL_SECONDS = 0.02
 COPY_POLL_SECONDS = 0.5
@@ -224,7 +224,7 @@ def _if_still(etag: str) -> dict[str, Any]:
 
 
 def _chunks(download: "StorageStreamDownloader[bytes]") -> Iterator[bytes]:
-    """Yield what is downloaded, a chunk at a time; a thread fetches the next ones while one is being worked on.
+    """Yield what is downloaded, a chunk at a time; a thread fetches the next while one is being worked on.
 
     All are of the version that the first one was of. An error of the thread is raised here, in the place of its chunk.
     """
