@@ -2,9 +2,7 @@
 
 import contextlib
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -12,15 +10,12 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 if TYPE_CHECKING:
-    from azure.storage.blob import BlobClient, BlobServiceClient, StorageStreamDownloader
+    from azure.storage.blob import BlobClient, BlobServiceClient
 
     from batch_fn.settings import Settings
 
 CHUNK_BYTES = 4 * 1024 * 1024
 """How much is asked for, and sent, at a time."""
-
-READ_AHEAD = 1
-"""How many chunks are fetched while one is being worked on; each of them is held in memory, twice while it comes."""
 
 FIRST_COPY_POLL_SECONDS = 0.02
 COPY_POLL_SECONDS = 0.5
@@ -80,7 +75,7 @@ class Containers:
 
         blob = self._blob(drop.container, drop.name)
         try:
-            yield from _chunks(blob.download_blob(**_if_still(drop.etag)))
+            yield from blob.download_blob(**_if_still(drop.etag)).chunks()
         except (ResourceModifiedError, ResourceNotFoundError) as error:
             raise DropGoneError(drop.name) from error
 
@@ -122,7 +117,7 @@ class Containers:
         """Yield a blob's content, or that byte range of it."""
         if length == 0:
             return
-        yield from _chunks(self._blob(container, name).download_blob(offset=offset, length=length))
+        yield from self._blob(container, name).download_blob(offset=offset, length=length).chunks()
 
     def writer(self, container: str, name: str, block_bytes: int = CHUNK_BYTES) -> "Writer":
         """Return a writer for a blob; until it is closed, what was there before stays to be seen."""
@@ -187,7 +182,7 @@ class Containers:
         path = unquote(urlsplit(url).path.removeprefix(root))
         container, _, name = path.partition("/")
         try:
-            return _chunks(self._blob(container, name).download_blob())
+            return self._blob(container, name).download_blob().chunks()
         except ResourceNotFoundError:
             return None
 
@@ -221,26 +216,6 @@ def _if_still(etag: str) -> dict[str, Any]:
     from azure.core import MatchConditions
 
     return {"etag": f'"{etag}"', "match_condition": MatchConditions.IfNotModified}
-
-
-def _chunks(download: "StorageStreamDownloader[bytes]") -> Iterator[bytes]:
-    """Yield what is downloaded, a chunk at a time; a thread fetches the next while one is being worked on.
-
-    All are of the version that the first one was of. An error of the thread is raised here, in the place of its chunk.
-    """
-    chunks = download.chunks()
-    if download.size <= CHUNK_BYTES:  # it is here already
-        yield from chunks
-        return
-    pool = ThreadPoolExecutor(1, "read-ahead")  # one: the chunks are asked for in their order
-    try:
-        coming = deque(pool.submit(next, chunks, b"") for _ in range(READ_AHEAD))
-        while chunk := coming.popleft().result():
-            coming.append(pool.submit(next, chunks, b""))
-            yield chunk
-    finally:
-        # Whoever reads no further does not wait: the thread ends with the chunk that it is at.
-        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _wait_for_copy(blob: "BlobClient", copy: dict[str, Any]) -> None:

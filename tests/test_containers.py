@@ -1,16 +1,12 @@
 """Blobs on Azurite: a drop is read at one version, results appear whole, and the inbox blob is never touched."""
 
-import threading
-import time
-from collections.abc import Callable, Generator, Iterator
-from typing import Any, cast
+from collections.abc import Iterator
 
 import pytest
-from azure.core.pipeline.transport import HttpRequest, RequestsTransport
 from azure.storage.blob import BlobClient, BlobServiceClient, ContainerClient
 
 from batch_fn.app import App
-from batch_fn.containers import CHUNK_BYTES, READ_AHEAD, Containers, Drop, DropGoneError
+from batch_fn.containers import CHUNK_BYTES, Containers, Drop, DropGoneError
 from batch_fn.settings import Settings
 from devkit.azurite import Azurite
 from devkit.stack import provision
@@ -112,7 +108,7 @@ def test_a_drop_is_read_whole_a_chunk_at_a_time(containers: Containers, size: in
 @pytest.mark.parametrize("change", ["overwritten", "overwritten by the same", "deleted", "given metadata"])
 @pytest.mark.parametrize("already_read", [0, 1])
 def test_a_drop_that_changes_while_it_is_read_is_gone(containers: Containers, change: str, already_read: int) -> None:
-    content = b"x" * (READ_AHEAD + 4) * CHUNK_BYTES  # more than may have been read ahead
+    content = b"x" * TEN_MEGABYTES
     drop = dropped(containers, content)
     reading = containers.read_drop(drop)
     for _ in range(already_read):
@@ -144,43 +140,6 @@ def test_a_range_that_is_longer_than_a_chunk_is_read_whole(containers: Container
     dropped(containers, content)
     read = b"".join(containers.read(settings.input_container, NAME, 7, 2 * CHUNK_BYTES + 1))
     assert read == content[7 : 7 + 2 * CHUNK_BYTES + 1]
-
-
-def test_only_so_much_is_read_ahead_and_nothing_goes_on_once_the_reader_stops(
-    containers: Containers, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    content = b"".join(bytes([number]) * CHUNK_BYTES for number in range(READ_AHEAD + 4))
-    drop = dropped(containers, content)
-    gets: list[str] = []
-    send = RequestsTransport.send
-
-    def counting(transport: RequestsTransport, request: HttpRequest, **options: Any) -> Any:
-        gets.append(request.headers["x-ms-range"])
-        return send(transport, request, **options)
-
-    monkeypatch.setattr(RequestsTransport, "send", counting)
-    reading = containers.read_drop(drop)
-    assert next(reading) == content[:CHUNK_BYTES]
-    wait_until(lambda: len(gets) == 1 + READ_AHEAD)
-    time.sleep(0.1)  # it would have gone on by now
-    assert len(gets) == 1 + READ_AHEAD
-    assert next(reading) == content[CHUNK_BYTES : 2 * CHUNK_BYTES]
-    cast(Generator[bytes], reading).close()
-    wait_until(lambda: not any(thread.name.startswith("read-ahead") for thread in threading.enumerate()))
-    assert len(gets) <= 2 + READ_AHEAD
-
-
-def test_one_small_drop_is_read_in_one_call_and_without_a_thread(containers: Containers) -> None:
-    drop = dropped(containers, b"x" * CHUNK_BYTES)
-    for _ in containers.read_drop(drop):
-        assert not any(thread.name.startswith("read-ahead") for thread in threading.enumerate())
-
-
-def wait_until(is_so: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
-    while not is_so():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 # Keeping it, and taking it out
