@@ -150,11 +150,14 @@ def forget_bundle(app: App, bundle_id: str) -> None:
 def _company(app: App, first: Part) -> list[Held[Part]]:
     """Return the parts that may ride together, `first` and then the oldest, within the limits of one part."""
     settings = app.settings
+    waiting = sorted(app.ledger.bundleable(first), key=lambda held: _place_in_line(held.row, first))
+    if len(waiting) < 2:
+        return waiting  # what is known of the deployment is not asked for a part that goes alone anyway
     known = app.ledger.deployment(first.deployment)
     most_tokens = quota.limit_of(app, known)
     company: list[Held[Part]] = []
     size = requests = tokens = 0
-    for held in sorted(app.ledger.bundleable(first), key=lambda held: _place_in_line(held.row, first)):
+    for held in waiting:
         size += held.row.bytes
         requests += held.row.requests
         tokens += known.needs(held.row)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 4 * 1024 * 1024
 """How much is asked for, and sent, at a time."""
 
+FIRST_COPY_POLL_SECONDS = 0.02
 COPY_POLL_SECONDS = 0.5
 
 
@@ -218,10 +219,11 @@ def _if_still(etag: str) -> dict[str, Any]:
 
 
 def _wait_for_copy(blob: "BlobClient", copy: dict[str, Any]) -> None:
-    """Wait until the copy is there; within one account it mostly is at once."""
-    status = copy["copy_status"]
+    """Wait until the copy is there; within one account it mostly is at once, or soon after."""
+    status, seconds = copy["copy_status"], FIRST_COPY_POLL_SECONDS
     while status == "pending":
-        time.sleep(COPY_POLL_SECONDS)
+        time.sleep(seconds)
+        seconds = min(2 * seconds, COPY_POLL_SECONDS)
         status = blob.get_blob_properties().copy.status
     if status != "success":
         raise OSError(f"the copy to the archive ended as {status}")

@@ -12,23 +12,12 @@ from batch_fn.openai_batches import Enqueued
 
 def admit(app: App, part: Part) -> Decision:
     """Return whether one part may go now, and count it in if it may."""
-    now = clock.now()
-    known = app.ledger.deployment(part.deployment)
-    if known.oldest_waiting is not None and known.oldest_waiting < part.waiting_since:
-        return _decision(app, part, known, Reason.BEHIND)
-    if _unlimited(app, known):
-        return _decision(app, part, known, Reason.NO_LIMIT_KNOWN)
-    return _decide(app, [part], known, now)[0]
+    return _decide(app, part.deployment, [part], stand_in_line=True)[0]
 
 
 def admit_waiting(app: App, deployment: str, waiting: Sequence[Part]) -> list[Decision]:
     """Return a decision for all the parts that wait for a deployment, and count in those that may go."""
-    now = clock.now()
-    known = app.ledger.deployment(deployment)
-    if _unlimited(app, known):
-        decisions = [_decision(app, part, known, Reason.NO_LIMIT_KNOWN) for part in waiting]
-    else:
-        decisions = _decide(app, waiting, known, now)
+    decisions = _decide(app, deployment, waiting, stand_in_line=False)
     app.ledger.note_deployment(deployment, lambda known: admission.lined_up(known, decisions))
     return decisions
 
@@ -78,12 +67,23 @@ def _unlimited(app: App, known: Deployment) -> bool:
     return limit_of(app, known) is None and not known.refusals
 
 
-def _decide(app: App, parts: Sequence[Part], known: Deployment, now: datetime) -> list[Decision]:
-    """Decide on what is known, and count in those that may go; if that has changed meanwhile, decide again."""
+def _decide(app: App, deployment: str, parts: Sequence[Part], *, stand_in_line: bool) -> list[Decision]:
+    """Decide on what is known, and count in those that may go; if that has changed meanwhile, decide again.
+
+    `stand_in_line` says that others may have waited longer than these parts.
+    """
+    now = clock.now()
     decisions: list[Decision] = []
     counted: list[int] = []
 
     def reserve(known: Deployment) -> Deployment:
+        oldest = known.oldest_waiting if stand_in_line else None
+        if oldest is not None and any(oldest < part.waiting_since for part in parts):
+            decisions[:] = [_decision(app, part, known, Reason.BEHIND) for part in parts]
+            return known
+        if _unlimited(app, known):
+            decisions[:] = [_decision(app, part, known, Reason.NO_LIMIT_KNOWN) for part in parts]
+            return known
         if not known.fresh(now) and not counted:
             counted.append(sum(known.needs(part) for part in app.ledger.parts_of(known.name)))
         enqueued = known.enqueued if known.fresh(now) else counted[0]
@@ -99,7 +99,7 @@ def _decide(app: App, parts: Sequence[Part], known: Deployment, now: datetime) -
             return known
         return admission.reserved(known, decisions, enqueued=enqueued, now=now)
 
-    app.ledger.note_deployment(known.name, reserve)
+    app.ledger.note_deployment(deployment, reserve)
     return decisions
 
 
