@@ -1,0 +1,235 @@
+"""Somebody opens the page in a browser, gives the key, follows, filters, cancels and retries; and it harms nobody."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
+
+from devkit.stack import PROJECT
+from tests.end_to_end.bench import Bench, Dropped
+from tests.end_to_end.stories import jsonl, line, lines
+
+pytestmark = pytest.mark.xdist_group("page")
+
+PATIENCE = 30_000  # milliseconds; the page asks every three seconds, and the machine may be busy
+AXE = PROJECT / "devkit/node_modules/axe-core/axe.min.js"
+HOSTILE = "<img src=x onerror=alert(1)>\"'&amp;\u202egnp.jsonl"
+REFUSED = re.compile(r"Failed to load resource: the server responded with a status of 401 \(Unauthorized\)")
+"""Chromium's own line about an answer; no page can keep it from being written."""
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Bench]:
+    with Bench({"MAX_ATTEMPTS": "1"}) as bench:
+        yield bench
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.fail("These tests drive Chromium, which is not here: install it, on Debian `apt-get install chromium`.")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+class Visitor:
+    """Somebody who has the page open in a window of their own, and what the browser complained of."""
+
+    def __init__(self, browser: Browser, stack: Bench, **window: Any) -> None:
+        self.page: Page = browser.new_page(**window)
+        self.page.set_default_timeout(PATIENCE)
+        self.complaints: list[str] = []
+        self.page.on("console", self._said)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("dialog", lambda dialog: (self.complaints.append(dialog.message), dialog.dismiss()))
+        self._url = f"{stack.host.url}/api/dashboard"
+        self._key = stack.host.keys["function"]
+
+    def come(self, query: str = "") -> None:
+        self.page.goto(self._url + query)
+        expect(self.page.get_by_role("dialog", name="Function key")).to_be_visible(timeout=PATIENCE)
+
+    def give_key(self) -> None:
+        self.page.get_by_label("Key", exact=True).fill(self._key)
+        self.page.keyboard.press("Enter")
+        expect(self.page.locator("#fresh")).to_have_text("live", timeout=PATIENCE)
+
+    def row(self, name: str) -> Locator:
+        button = self.page.get_by_role("button", name=name, exact=True)
+        return self.page.get_by_role("row").filter(has=button)
+
+    def sees(self, name: str, status: str) -> None:
+        expect(self.row(name).locator(".state")).to_contain_text(status, timeout=PATIENCE)
+
+    def opens(self, name: str) -> Locator:
+        self.row(name).get_by_role("button").click()
+        detail = self.page.locator("#detail")
+        expect(detail.get_by_role("heading", level=2)).to_have_text(f"\u2068{name}\u2069", timeout=PATIENCE)
+        return detail
+
+    def searches(self, prefix: str) -> None:
+        self.page.get_by_label("Name begins with").fill(prefix)
+        self.page.keyboard.press("Enter")
+
+    def violations(self) -> list[Any]:
+        """Return what axe-core finds, each with where."""
+        run = f"async () => {{ {AXE.read_text()}; return (await axe.run()).violations }}"
+        return [(each["id"], [node["html"] for node in each["nodes"]]) for each in self.page.evaluate(run)]
+
+    def _said(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            self.complaints.append(message.text)
+
+
+@pytest.fixture
+def visitor(browser: Browser, stack: Bench) -> Iterator[Visitor]:
+    """Somebody who has given the key."""
+    visitor = Visitor(browser, stack)
+    visitor.come()
+    visitor.give_key()
+    yield visitor
+    visitor.page.close()
+    assert visitor.complaints == []
+
+
+@pytest.fixture
+def held(stack: Bench) -> Iterator[Bench]:
+    """The stack, its service letting no batch move on until it is released."""
+    stack.service.hold()
+    yield stack
+    stack.service.release()
+
+
+def finished(dropped: Dropped) -> Dropped:
+    dropped.wait()
+    return dropped
+
+
+@pytest.fixture(scope="module")
+def hostile(stack: Bench) -> Dropped:
+    """A rejected file, whose name and findings would run a script if they were taken for HTML."""
+    script = "<script>alert(2)</script><img src=x onerror=alert(3)>"
+    return finished(stack.drop(f"hostile/{HOSTILE}", jsonl(line(script), line(script))))
+
+
+@pytest.fixture(scope="module")
+def failed(stack: Bench) -> Dropped:
+    """A file of which one line failed, and would not a second time."""
+    return finished(stack.drop("page/failed.jsonl", jsonl(*lines(2), line("fails", "[[status 500 x1]]"))))
+
+
+def test_the_key_is_asked_for_once_and_is_in_no_address(browser: Browser, stack: Bench) -> None:
+    visitor = Visitor(browser, stack)
+    visitor.come("?code=wrong")
+    expect(visitor.page.locator("#key-why")).to_contain_text("does not take this key", timeout=PATIENCE)
+    assert visitor.page.url.endswith("/api/dashboard")
+    visitor.give_key()
+    visitor.page.reload()
+    expect(visitor.page.locator("#fresh")).to_have_text("live", timeout=PATIENCE)
+    assert visitor.page.url.endswith("/api/dashboard")
+    assert visitor.page.evaluate("[localStorage.length, document.cookie]") == [0, ""]
+    visitor.page.close()
+    assert visitor.complaints
+    assert all(REFUSED.fullmatch(each) for each in visitor.complaints)
+
+
+def test_a_job_is_seen_to_its_end_without_a_reload(visitor: Visitor, held: Bench) -> None:
+    visitor.page.evaluate("window.sameDocument = true")
+    held.drop("page/live.jsonl", jsonl(*lines(3)))
+    visitor.sees("page/live.jsonl", "accepted")
+    detail = visitor.opens("page/live.jsonl")
+    held.service.release()
+    visitor.sees("page/live.jsonl", "succeeded")
+    expect(visitor.row("page/live.jsonl")).to_contain_text("3 of 3", timeout=PATIENCE)
+    expect(detail.locator("#facts")).to_contain_text("batch-output/page/live/", timeout=PATIENCE)
+    expect(detail.locator("#batches")).to_contain_text("completed", timeout=PATIENCE)
+    expect(detail.locator("#transitions")).to_contain_text(re.compile("dropped.*submitted.*finished"), timeout=PATIENCE)
+    expect(visitor.page.locator("#deployments")).to_contain_text("gpt-4o-batch", timeout=PATIENCE)
+    expect(visitor.page.locator("#health")).to_have_text("✓ healthy", timeout=PATIENCE)
+    assert visitor.page.evaluate("window.sameDocument")
+
+
+def test_jobs_are_searched_by_name_and_by_status(visitor: Visitor, failed: Dropped, hostile: Dropped) -> None:
+    rows = visitor.page.locator("#jobs tr")
+    visitor.sees(failed.name, "partially succeeded")
+    visitor.searches("hostile/")
+    expect(rows).to_have_count(1, timeout=PATIENCE)
+    visitor.sees(hostile.name, "rejected")
+    visitor.page.get_by_label("Status").select_option("succeeded")
+    expect(visitor.page.get_by_text("No job here.")).to_be_visible(timeout=PATIENCE)
+    visitor.page.get_by_label("Status").select_option("partially succeeded")
+    visitor.searches("page/")
+    visitor.sees(failed.name, "partially succeeded")
+    expect(rows).to_have_count(1, timeout=PATIENCE)
+
+
+def test_a_job_is_opened_and_closed_by_keyboard(visitor: Visitor, failed: Dropped) -> None:
+    visitor.row(failed.name).get_by_role("button").focus()
+    visitor.page.keyboard.press("Enter")
+    heading = visitor.page.locator("#detail").get_by_role("heading", level=2)
+    expect(heading).to_be_focused(timeout=PATIENCE)
+    for _ in range(2):  # past Retry, on to Close; there is nothing to cancel
+        visitor.page.keyboard.press("Tab")
+    visitor.page.keyboard.press("Enter")
+    expect(heading).to_be_hidden(timeout=PATIENCE)
+
+
+def test_a_job_is_cancelled_after_a_question(visitor: Visitor, held: Bench) -> None:
+    dropped = held.drop("page/cancel.jsonl", jsonl(*lines(3)))
+    dropped.batches()
+    visitor.sees(dropped.name, "accepted")
+    detail = visitor.opens(dropped.name)
+    question = visitor.page.get_by_role("dialog", name="Cancel this job?")
+    detail.get_by_role("button", name="Cancel job").click()
+    question.get_by_role("button", name="No").click()
+    expect(question).to_be_hidden(timeout=PATIENCE)
+    assert dropped.batches()[0]["status"] in ("validating", "in_progress"), "No means no"
+    detail.get_by_role("button", name="Cancel job").click()
+    question.get_by_role("button", name="Yes").click()
+    visitor.sees(dropped.name, "cancelling")
+    expect(detail.get_by_role("button", name="Cancel job")).to_be_hidden(timeout=PATIENCE)
+    held.service.release()
+    visitor.sees(dropped.name, "cancelled")
+
+
+def test_failed_lines_are_retried_after_a_question(visitor: Visitor, stack: Bench) -> None:
+    dropped = finished(stack.drop("page/retry.jsonl", jsonl(line("fails", "[[status 500 x1]]"))))
+    visitor.sees(dropped.name, "failed")
+    visitor.opens(dropped.name).get_by_role("button", name="Retry failed lines").click()
+    visitor.page.get_by_role("dialog", name="Retry the failed lines?").get_by_role("button", name="Yes").click()
+    visitor.sees(dropped.name, "succeeded")
+
+
+def test_hostile_names_and_messages_are_shown_as_text(visitor: Visitor, hostile: Dropped) -> None:
+    detail = visitor.opens(hostile.name)
+    expect(detail.locator("#findings")).to_contain_text("<script>alert(2)</script>", timeout=PATIENCE)
+    assert visitor.page.locator("img").count() == 0
+    assert visitor.page.locator("script").count() == 1
+    assert visitor.page.evaluate("getComputedStyle(document.querySelector('#jobs bdi')).unicodeBidi") == "isolate"
+
+
+@pytest.mark.parametrize("width", [1200, 390], ids=["desk", "phone"])
+@pytest.mark.parametrize("colours", ["light", "dark"])
+def test_axe_has_nothing_to_complain_of(
+    browser: Browser, stack: Bench, failed: Dropped, hostile: Dropped, colours: str, width: int
+) -> None:
+    visitor = Visitor(browser, stack, color_scheme=colours, viewport={"width": width, "height": 800})
+    visitor.come()
+    assert visitor.violations() == [], "asking for the key"
+    visitor.give_key()
+    visitor.sees(hostile.name, "rejected")
+    assert visitor.violations() == [], "the list"
+    visitor.opens(hostile.name)
+    assert visitor.violations() == [], "a job"
+    detail = visitor.opens(failed.name)
+    assert visitor.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out"
+    detail.get_by_role("button", name="Retry failed lines").click()
+    assert visitor.violations() == [], "a question"
+    visitor.page.close()
+    assert visitor.complaints == []
