@@ -1,21 +1,17 @@
 """Somebody opens the page in a browser, gives the key, follows, filters, cancels and retries; and it harms nobody."""
 
 import re
-import shutil
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, expect
 
-from devkit.stack import PROJECT
+from tests.dashboard.visitor import PATIENCE, Visitor, open_browser
 from tests.end_to_end.bench import Bench, Dropped
 from tests.end_to_end.stories import jsonl, line, lines
 
 pytestmark = pytest.mark.xdist_group("page")
 
-PATIENCE = 30_000  # milliseconds; the page asks every three seconds, and the machine may be busy
-AXE = PROJECT / "devkit/node_modules/axe-core/axe.min.js"
 HOSTILE = "<img src=x onerror=alert(1)>\"'&amp;\u202egnp.jsonl"
 REFUSED = re.compile(r"Failed to load resource: the server responded with a status of 401 \(Unauthorized\)")
 """Chromium's own line about an answer; no page can keep it from being written."""
@@ -29,62 +25,8 @@ def stack() -> Iterator[Bench]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.fail("These tests drive Chromium, which is not here: install it, on Debian `apt-get install chromium`.")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--disable-gpu"])
+    with open_browser() as browser:
         yield browser
-        browser.close()
-
-
-class Visitor:
-    """Somebody who has the page open in a window of their own, and what the browser complained of."""
-
-    def __init__(self, browser: Browser, stack: Bench, **window: Any) -> None:
-        self.page: Page = browser.new_page(**window)
-        self.page.set_default_timeout(PATIENCE)
-        self.complaints: list[str] = []
-        self.page.on("console", self._said)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("dialog", lambda dialog: (self.complaints.append(dialog.message), dialog.dismiss()))
-        self._url = f"{stack.host.url}/api/dashboard"
-        self._key = stack.host.keys["function"]
-
-    def come(self, query: str = "") -> None:
-        self.page.goto(self._url + query)
-        expect(self.page.get_by_role("dialog", name="Function key")).to_be_visible(timeout=PATIENCE)
-
-    def give_key(self) -> None:
-        self.page.get_by_label("Key", exact=True).fill(self._key)
-        self.page.keyboard.press("Enter")
-        expect(self.page.locator("#fresh")).to_have_text("live", timeout=PATIENCE)
-
-    def row(self, name: str) -> Locator:
-        button = self.page.get_by_role("button", name=name, exact=True)
-        return self.page.get_by_role("row").filter(has=button)
-
-    def sees(self, name: str, status: str) -> None:
-        expect(self.row(name).locator(".state")).to_contain_text(status, timeout=PATIENCE)
-
-    def opens(self, name: str) -> Locator:
-        self.row(name).get_by_role("button").click()
-        detail = self.page.locator("#detail")
-        expect(detail.get_by_role("heading", level=2)).to_have_text(f"\u2068{name}\u2069", timeout=PATIENCE)
-        return detail
-
-    def searches(self, prefix: str) -> None:
-        self.page.get_by_label("Name begins with").fill(prefix)
-        self.page.keyboard.press("Enter")
-
-    def violations(self) -> list[Any]:
-        """Return what axe-core finds, each with where."""
-        run = f"async () => {{ {AXE.read_text()}; return (await axe.run()).violations }}"
-        return [(each["id"], [node["html"] for node in each["nodes"]]) for each in self.page.evaluate(run)]
-
-    def _said(self, message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning"):
-            self.complaints.append(message.text)
 
 
 @pytest.fixture
@@ -233,3 +175,13 @@ def test_axe_has_nothing_to_complain_of(
     assert visitor.violations() == [], "a question"
     visitor.page.close()
     assert visitor.complaints == []
+
+
+def test_a_job_whose_report_was_deleted_does_not_stop_the_list(visitor: Visitor, stack: Bench) -> None:
+    dropped = finished(stack.drop("page/deleted.jsonl", jsonl(line("one"))))
+    stack.user.blobs.get_blob_client("batch-reports", f"{dropped.path}.json").delete_blob()
+    visitor.row(dropped.name).get_by_role("button").click()
+    expect(visitor.page.get_by_role("status")).to_contain_text("somebody deleted it", timeout=PATIENCE)
+    expect(visitor.page.locator("#fresh")).to_have_text("live", timeout=PATIENCE)
+    assert [each for each in visitor.complaints if "410" not in each] == []
+    visitor.complaints.clear()
