@@ -116,3 +116,41 @@ def dashboard(request: func.HttpRequest) -> func.HttpResponse:  # noqa: ARG001 -
     from batch_fn.dashboard import headers, page
 
     return func.HttpResponse(page(), headers=headers(), mimetype="text/html", charset="utf-8")
+
+
+@app.function_name("jobs")
+@app.route("jobs", trigger_arg_name="request", methods=["GET"], auth_level=func.AuthLevel.FUNCTION)
+def jobs(request: func.HttpRequest) -> func.HttpResponse:
+    """Return a page of jobs."""
+    from batch_fn import http_api
+
+    return http_api.jobs(here, request)
+
+
+@app.function_name("job")
+@app.route("jobs/{id}", trigger_arg_name="request", methods=["GET"], auth_level=func.AuthLevel.FUNCTION)
+def job(request: func.HttpRequest) -> func.HttpResponse:
+    """Return one job."""
+    from batch_fn import http_api
+
+    return http_api.job(here, request)
+
+
+@app.function_name("cancel")
+@app.route("jobs/{id}/cancel", trigger_arg_name="request", methods=["POST"], auth_level=func.AuthLevel.FUNCTION)
+def cancel(request: func.HttpRequest) -> func.HttpResponse:
+    """Cancel a job."""
+    from batch_fn import http_api
+
+    with step("cancel"):
+        return http_api.cancel(here, request)
+
+
+@app.function_name("retry")
+@app.route("jobs/{id}/retry", trigger_arg_name="request", methods=["POST"], auth_level=func.AuthLevel.FUNCTION)
+def retry(request: func.HttpRequest) -> func.HttpResponse:
+    """Send a finished job's failed lines again."""
+    from batch_fn import http_api
+
+    with step("retry"):
+        return http_api.retry(here, request)

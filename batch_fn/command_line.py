@@ -465,7 +465,7 @@ def save(app: App, finished: Finished, folder: Path) -> list[Path]:
     path = result_path(finished.name, finished.job_id)
     if not (folder / path).resolve().is_relative_to(folder.resolve()):
         path = finished.job_id  # a name with `..` in it must not lead out of the folder
-    files: list[Path] = []
+    saved: list[Path] = []
     places = {kind: report["outputs"][kind] for kind in ("output", "errors")}
     for kind, place in [*places.items(), ("report", finished.report)]:
         if place is None:
@@ -478,8 +478,8 @@ def save(app: App, finished: Finished, folder: Path) -> list[Path]:
             for chunk in app.containers.read(container, name):
                 content.write(chunk)
         half.replace(file)
-        files.append(file)
-    return files
+        saved.append(file)
+    return saved
 
 
 def _summary(report: Report) -> list[str]:

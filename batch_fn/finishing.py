@@ -6,7 +6,7 @@ is durable. Every step may be done again.
 
 import contextlib
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -224,8 +224,16 @@ def _history(job: Job, document: dict[str, Any], place: str, attempts: int) -> F
         failed=document["counts"]["failed"],
         finding_count=document["finding_count"],
         total_tokens=document["usage"]["total_tokens"],
+        prompt_tokens=document["usage"]["prompt_tokens"],
+        completion_tokens=document["usage"]["completion_tokens"],
+        accepted_at=_time(document["times"]["accepted"]),
+        submitted_at=_time(document["times"]["submitted"]),
         dropped_at=job.dropped_at,
         finished_at=job.finished_at or job.dropped_at,
         report=place,
         attempts=attempts,
     )
+
+
+def _time(stamped: str | None) -> datetime | None:
+    return datetime.fromisoformat(stamped) if stamped else None

@@ -9,6 +9,7 @@ every minute) pays for what is open and not for what has been. *Deployments* hol
 import contextlib
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,13 +19,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_origin
 import msgspec
 
 from batch_fn.admission import Deployment
-from batch_fn.jobs import Job, Outcome, Part
+from batch_fn.jobs import Job, Outcome, Part, dropped_at
 
 if TYPE_CHECKING:
     from azure.data.tables import TableServiceClient
 
 TRANSACTION_LIMIT = 100  # source: Azure Tables, "Performing entity group transactions"
 JOB_ROW = "job"
+HISTORY_PAGE = 1_000  # rows: the most that one call gives
+LAST_SECOND = 99_999_999_999
+DAY_DIGITS = 6
+"""How much of its place in the history is a job's partition there: about a day."""
 
 type Row = Job | Part
 
@@ -78,6 +83,10 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
     report: str
     attempts: int = 1
     """The highest attempt of its parts; one that is retried goes on from there."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    accepted_at: datetime | None = None
+    submitted_at: datetime | None = None
 
 
 class Change(NamedTuple):
@@ -145,9 +154,28 @@ class Ledger:
         for entity in self._work.query_entities("RowKey eq @job", parameters={"job": JOB_ROW}):
             yield _row(Job, entity)
 
-    def history(self) -> Iterator[Finished]:
-        """Yield the finished jobs, the last dropped first; a page is asked for when the one before is used up."""
-        for entity in self._jobs.list_entities():
+    def history(
+        self,
+        *,
+        after: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        page: int = HISTORY_PAGE,
+    ) -> Iterator[Finished]:
+        """Yield the finished jobs, the last dropped first; a page is asked for when the one before is used up.
+
+        `after` is the id of a job, finished or not: those that come behind it. Both times are included.
+        """
+        bounds = ["PartitionKey ge @low_day", "RowKey gt @low"]
+        given = {"low_day": "0", "low": "0"}
+        lows = [*([place(after)] if after else []), *([_backwards(until)] if until else [])]
+        if lows:
+            given |= {"low_day": max(lows)[:DAY_DIGITS], "low": max(lows)}
+        if since:
+            high = f"{_backwards(since)}-~"  # behind every id
+            bounds += ["PartitionKey le @high_day", "RowKey lt @high"]
+            given |= {"high_day": high[:DAY_DIGITS], "high": high}
+        for entity in self._jobs.query_entities(" and ".join(bounds), parameters=given, results_per_page=page):
             yield _row(Finished, entity)
 
     def parts_of(self, deployment: str) -> Iterator[Part]:
@@ -246,8 +274,11 @@ class Ledger:
 
     def finish(self, finished: Finished) -> None:
         """Enter the job into the history; doing it again changes nothing."""
+        from azure.data.tables import UpdateMode
+
         partition, row = _history_key(finished.job_id)
-        self._jobs.upsert_entity({"PartitionKey": partition, "RowKey": row, **_columns(finished)})
+        # Replaced, not merged: what the run before a retry had and this one has not must go.
+        self._jobs.upsert_entity({"PartitionKey": partition, "RowKey": row, **_columns(finished)}, UpdateMode.REPLACE)
 
     def forget(self, work: Work) -> None:
         """Delete the job's rows from work, its own last: as long as that one stands, the rest can be found.
@@ -318,9 +349,17 @@ def _safe(name: str) -> str:
 
 def _history_key(job_id: str) -> tuple[str, str]:
     """Return partition and row key of a finished job: newest first, about a day to a partition."""
-    dropped = datetime.strptime(job_id.partition("-")[0], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
-    backwards = f"{99_999_999_999 - int(dropped.timestamp()):011d}"
-    return backwards[:6], f"{backwards}-{job_id}"
+    return place(job_id)[:DAY_DIGITS], place(job_id)
+
+
+def place(job_id: str) -> str:
+    """Return where a job stands in the history, and among those in hand: the last dropped sorts first."""
+    return f"{_backwards(dropped_at(job_id))}-{job_id}"
+
+
+def _backwards(time: datetime) -> str:
+    seconds = min(max(math.floor(time.timestamp()), 0), LAST_SECOND)
+    return f"{LAST_SECOND - seconds:011d}"
 
 
 def _entity(row: Row) -> dict[str, Any]:

@@ -6,14 +6,14 @@ from typing import Any
 
 import msgspec
 
-from batch_fn.jobs import Job, Outcome, Part, Usage
+from batch_fn.jobs import Job, Part, Usage
 from batch_fn.requests import Finding
 
 
 def report(
     job: Job,
     *,
-    status: Outcome,
+    status: str,
     succeeded: int,
     failed: int,
     findings: list[Finding],
@@ -61,6 +61,7 @@ def report(
 def _batch(part: Part) -> dict[str, Any]:
     return {
         "id": part.batch_id,
+        "part": part.number,
         "deployment": part.deployment,
         "endpoint": part.url,
         "attempt": part.attempt,

@@ -78,6 +78,7 @@ def test_a_job_with_a_retry_is_reported_in_full() -> None:
         "batches": [
             {
                 "id": "batch_1",
+                "part": 1,
                 "deployment": "gpt-4o-mini",
                 "endpoint": "/chat/completions",
                 "attempt": 1,
@@ -91,6 +92,7 @@ def test_a_job_with_a_retry_is_reported_in_full() -> None:
             },
             {
                 "id": "batch_2",
+                "part": 1,
                 "deployment": "gpt-4o-mini",
                 "endpoint": "/chat/completions",
                 "attempt": 2,

@@ -130,6 +130,7 @@ REPORT = {
 FINDING = {"line": int, "code": str, "message": str, "custom_id": str | None}
 BATCH = {
     "id": str,
+    "part": int,
     "deployment": str,
     "endpoint": str,
     "attempt": int,

@@ -22,6 +22,7 @@ CALLS = {
     "delete_blob": f"{BLOB}/blobs/delete",
     "download_blob": f"{BLOB}/blobs/read",
     "get_blob_properties": f"{BLOB}/blobs/read",
+    "exists": f"{BLOB}/blobs/read",
     "list_blob_names": f"{BLOB}/blobs/read",
     "list_blobs": f"{BLOB}/blobs/read",
     "stage_block": f"{BLOB}/blobs/write",

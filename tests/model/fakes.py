@@ -19,7 +19,7 @@ from batch_fn.admission import Deployment
 from batch_fn.app import App
 from batch_fn.containers import CHUNK_BYTES, Drop, DropGoneError
 from batch_fn.jobs import Job, Part, ServiceBatch, ServiceError
-from batch_fn.ledger import JOB_ROW, Change, ConflictError, Finished, Held, Row, Work
+from batch_fn.ledger import HISTORY_PAGE, JOB_ROW, Change, ConflictError, Finished, Held, Row, Work, place
 from batch_fn.openai_batches import (
     Enqueued,
     FileGoneError,
@@ -136,6 +136,24 @@ class FakeLedger(_StorageHand):
             job = self.world.job_in_hand(job_id)
             if job is not None:
                 yield job
+
+    @reads
+    def history(
+        self,
+        *,
+        after: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        page: int = HISTORY_PAGE,  # noqa: ARG002 - there are no calls to save
+    ) -> Iterator[Finished]:
+        for finished in sorted(self.world.history.values(), key=lambda each: place(each.job_id)):
+            dropped = finished.dropped_at
+            if (
+                (after is None or place(finished.job_id) > place(after))
+                and (since is None or dropped >= since)
+                and (until is None or dropped <= until)
+            ):
+                yield finished
 
     @reads
     def parts_of(self, deployment: str) -> Iterator[Part]:
