@@ -154,3 +154,39 @@ def retry(request: func.HttpRequest) -> func.HttpResponse:
 
     with step("retry"):
         return http_api.retry(here, request)
+
+
+@app.function_name("batches")
+@app.route("batches", trigger_arg_name="request", methods=["GET"], auth_level=func.AuthLevel.FUNCTION)
+def batches(request: func.HttpRequest) -> func.HttpResponse:
+    """Return a page of the service's batches."""
+    from batch_fn import http_api
+
+    return http_api.batches(here, request)
+
+
+@app.function_name("deployments")
+@app.route("deployments", trigger_arg_name="request", methods=["GET"], auth_level=func.AuthLevel.FUNCTION)
+def deployments(request: func.HttpRequest) -> func.HttpResponse:
+    """Return each deployment's quota."""
+    from batch_fn import http_api
+
+    return http_api.deployments(here, request)
+
+
+@app.function_name("health")
+@app.route("health", trigger_arg_name="request", methods=["GET"], auth_level=func.AuthLevel.FUNCTION)
+def health(request: func.HttpRequest) -> func.HttpResponse:
+    """Return whether all that the app rests on is well."""
+    from batch_fn import http_api
+
+    return http_api.health(here, request)
+
+
+@app.function_name("usage")
+@app.route("usage", trigger_arg_name="request", methods=["GET"], auth_level=func.AuthLevel.FUNCTION)
+def usage(request: func.HttpRequest) -> func.HttpResponse:
+    """Return what the finished jobs of each day came to."""
+    from batch_fn import http_api
+
+    return http_api.usage(here, request)

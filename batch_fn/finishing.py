@@ -167,6 +167,7 @@ def _write_results(
         outputs={"output": output.place, "errors": errors.place, "archive": containers.kept(job.path)},
         parts=parts,
         former=former,
+        prices=settings.prices,
     )
     containers.write_report(job.path, document)
     return document
@@ -226,6 +227,7 @@ def _history(job: Job, document: dict[str, Any], place: str, attempts: int) -> F
         total_tokens=document["usage"]["total_tokens"],
         prompt_tokens=document["usage"]["prompt_tokens"],
         completion_tokens=document["usage"]["completion_tokens"],
+        cost=document["cost"],
         accepted_at=_time(document["times"]["accepted"]),
         submitted_at=_time(document["times"]["submitted"]),
         dropped_at=job.dropped_at,

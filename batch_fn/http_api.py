@@ -13,10 +13,12 @@ import msgspec
 
 from batch_fn import journal, overview
 from batch_fn.app import App
+from batch_fn.jobs import BATCH_STATUSES
 from batch_fn.ledger import Finished, NoSuchJobError
 from batch_fn.overview import STATUSES, ReportGoneError, is_job_id
 
 DEFAULT_LIMIT, MOST = 50, 200
+DEFAULT_DAYS, MOST_DAYS = 7, 90
 
 HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
@@ -32,7 +34,7 @@ def jobs(app: App, request: func.HttpRequest) -> func.HttpResponse:
         query = Query(request.url)
         page = overview.list_jobs(
             app,
-            status=query.statuses(),
+            status=query.words("status", STATUSES),
             prefix=query.text("prefix"),
             since=query.time("since"),
             until=query.time("until"),
@@ -72,6 +74,50 @@ def retry(app: App, request: func.HttpRequest) -> func.HttpResponse:
     return _answer(request, answer)
 
 
+def batches(app: App, request: func.HttpRequest) -> func.HttpResponse:
+    """GET /batches: a page of the service's batches, ours and others'."""
+
+    def answer() -> func.HttpResponse:
+        query = Query(request.url)
+        page = overview.list_batches(
+            app,
+            status=query.words("status", BATCH_STATUSES),
+            since=query.time("since"),
+            until=query.time("until"),
+            limit=query.number("limit", DEFAULT_LIMIT, MOST),
+            after=query.text("after"),
+        )
+        return _json(page)
+
+    return _answer(request, answer)
+
+
+def deployments(app: App, request: func.HttpRequest) -> func.HttpResponse:
+    """GET /deployments: each deployment's quota, and what waits for it."""
+    return _answer(request, lambda: _json({"deployments": overview.list_deployments(app)}))
+
+
+def usage(app: App, request: func.HttpRequest) -> func.HttpResponse:
+    """GET /usage: what the finished jobs of each day came to."""
+
+    def answer() -> func.HttpResponse:
+        days = Query(request.url).number("days", DEFAULT_DAYS, MOST_DAYS)
+        return _json({"days": overview.daily_totals(app, days)})
+
+    return _answer(request, answer)
+
+
+def health(app: App, request: func.HttpRequest) -> func.HttpResponse:
+    """GET /health: 200 if all is well, 503 if something is not."""
+
+    def answer() -> func.HttpResponse:
+        found = overview.health(app)
+        well = found["status"] == "healthy"
+        return _json(found, HTTPStatus.OK if well else HTTPStatus.SERVICE_UNAVAILABLE)
+
+    return _answer(request, answer)
+
+
 class Query:
     """The parameters of a request's query. Each method raises BadQueryError for a value that it does not take."""
 
@@ -104,11 +150,11 @@ class Query:
             raise BadQueryError(f"{name} takes a time such as 2026-11-24T06:31:22Z, or a day.") from None
         return time if time.tzinfo else time.replace(tzinfo=UTC)
 
-    def statuses(self) -> frozenset[str]:
-        """Return the statuses that are asked for, repeated or parted by commas."""
-        wanted = frozenset(each for given in self._given.get("status", []) for each in given.split(",") if each)
-        if not wanted <= STATUSES:
-            raise BadQueryError(f"status takes {', '.join(sorted(STATUSES))}.")
+    def words(self, name: str, known: frozenset[str]) -> frozenset[str]:
+        """Return the words that are asked for, repeated or parted by commas."""
+        wanted = frozenset(each for given in self._given.get(name, []) for each in given.split(",") if each)
+        if not wanted <= known:
+            raise BadQueryError(f"{name} takes {', '.join(sorted(known))}.")
         return wanted
 
     def job_id(self, name: str) -> str | None:

@@ -298,6 +298,12 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, state=to, due=due, **changes)
 
 
+BATCH_STATUSES = frozenset(
+    {"validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"}
+)
+"""Source: how-to, "Track batch job progress"."""
+
+
 class ServiceBatch(msgspec.Struct, frozen=True, kw_only=True):
     """A batch as the service describes it, made plain (see openai_batches.py)."""
 
@@ -310,6 +316,8 @@ class ServiceBatch(msgspec.Struct, frozen=True, kw_only=True):
     input_blob: str = ""
     output_blob: str = ""
     error_blob: str = ""
+    endpoint: str = ""
+    total: int = 0
     completed: int = 0
     failed: int = 0
     errors: tuple[ServiceError, ...] = ()

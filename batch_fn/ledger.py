@@ -3,7 +3,8 @@
 Three tables. *Work* holds what is in hand: a partition for each unfinished job, with the job's row and a row for each
 attempt of its parts, so that one query reads a job whole and one transaction can change several of its rows. *Jobs*
 holds one row for each finished job, for ever. A finished job's rows leave work, so whoever reads work (the tick does,
-every minute) pays for what is open and not for what has been. *Deployments* holds what is known of each one's quota.
+every minute) pays for what is open and not for what has been. *Deployments* holds what is known of each one's quota,
+and when the last tick was.
 """
 
 import contextlib
@@ -85,6 +86,7 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
     """The highest attempt of its parts; one that is retried goes on from there."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cost: float | None = None
     accepted_at: datetime | None = None
     submitted_at: datetime | None = None
 
@@ -184,6 +186,12 @@ class Ledger:
         for entity in self._work.query_entities(query, parameters={"deployment": deployment}):
             yield _row(Part, entity)
 
+    def parts_in_hand(self) -> Iterator[Part]:
+        """Yield the parts that wait, and those that are with the service or on their way to it."""
+        query = "state eq 'waiting' or state eq 'open' or state eq 'claimed'"
+        for entity in self._work.query_entities(query):
+            yield _row(Part, entity)
+
     def bundleable(self, part: Part) -> Iterator[Held[Part]]:
         """Yield the waiting parts, `part` among them, that may share a batch with it."""
         query = "bundles eq true and state eq 'waiting' and deployment eq @deployment and url eq @url"
@@ -199,6 +207,27 @@ class Ledger:
     def deployment(self, name: str) -> Deployment:
         """Return what is known of a deployment; nothing, for one that was never used."""
         return self._deployment(name)[0]
+
+    def deployments(self) -> Iterator[Deployment]:
+        """Yield what is known of each deployment that was ever used."""
+        for entity in self._deployments.query_entities("PartitionKey eq 'deployment'"):
+            yield _row(Deployment, entity)
+
+    def note_tick(self, at: datetime) -> None:
+        """Write down when a tick came to its end."""
+        from azure.data.tables import UpdateMode
+
+        self._deployments.upsert_entity({"PartitionKey": "tick", "RowKey": "last", "at": at}, UpdateMode.REPLACE)
+
+    def last_tick(self) -> datetime | None:
+        """Return when the last tick came to its end, None if none ever did."""
+        from azure.core.exceptions import ResourceNotFoundError
+
+        try:
+            at = self._deployments.get_entity("tick", "last")["at"]
+        except ResourceNotFoundError:
+            return None
+        return datetime.fromtimestamp(at.timestamp(), UTC)
 
     def note_deployment(self, name: str, change: Callable[[Deployment], Deployment]) -> Deployment:
         """Replace what is known of a deployment by what `change` makes of it, however many do so at once.

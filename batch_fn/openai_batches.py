@@ -204,17 +204,20 @@ class OpenAIBatches:
                 return batch
         return None
 
-    def pages(self) -> Iterator[list[ServiceBatch]]:
-        """Yield the resource's batches, newest first, in pages of 100: one call for each page that is asked for."""
-        after: Any = {}
+    def pages(self, after: str = "") -> Iterator[list[ServiceBatch]]:
+        """Yield the resource's batches, newest first, in pages of 100: one call for each page that is asked for.
+
+        `after` is the id of the batch to begin behind.
+        """
+        behind: Any = {"after": after} if after else {}
         while True:
             with _plainly():
-                page = self._client.batches.with_raw_response.list(limit=PAGE, **after).http_response.json()
+                page = self._client.batches.with_raw_response.list(limit=PAGE, **behind).http_response.json()
             entries = page.get("data") or []
             yield [read_batch(entry) for entry in entries]
             if not page.get("has_more") or not entries:
                 return
-            after = {"after": entries[-1]["id"]}
+            behind = {"after": entries[-1]["id"]}
 
     def retrieve(self, batch_id: str) -> ServiceBatch | None:
         """Return the batch, None if the service does not know it. Raises: ServiceTroubleError."""
@@ -263,6 +266,8 @@ def read_batch(body: dict[str, Any]) -> ServiceBatch:
         input_blob=body.get("input_blob") or "",
         output_blob=body.get("output_blob") or "",
         error_blob=body.get("error_blob") or "",
+        endpoint=body.get("endpoint") or "",
+        total=counts.get("total") or 0,
         completed=counts.get("completed") or 0,
         failed=counts.get("failed") or 0,
         errors=_errors(body.get("errors")),

@@ -1,4 +1,4 @@
-"""What is to be known of jobs, for whoever asks: read models of what ledger, reports and service hold, ready for JSON.
+"""What is to be known of jobs, batches, deployments and the app's health, for whoever asks: read models, for JSON.
 
 Nothing here changes anything. What a finished job has to say stands in its report; of a job in hand the same fields are
 made of the ledger's rows.
@@ -6,13 +6,16 @@ made of the ledger's rows.
 
 import heapq
 import re
+import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
 
+from batch_fn import clock
+from batch_fn.admission import Deployment
 from batch_fn.app import App
 from batch_fn.jobs import (
     REPORTED_FINDINGS,
@@ -21,17 +24,28 @@ from batch_fn.jobs import (
     Outcome,
     Part,
     PartState,
+    ServiceBatch,
     Usage,
     dropped_at,
     result_path,
     service_findings,
 )
 from batch_fn.ledger import HISTORY_PAGE, Finished, Held, NoSuchJobError, Work, place
+from batch_fn.prices import DIGITS
+from batch_fn.quota import limit_of
 from batch_fn.reports import report, stamp
 
 READS_AT_ONCE = 8
 SCANNED_ROWS = 5_000
 """Jobs that one page looks at, at most: a filter that hits nothing must not read the whole history."""
+LISTED_PAGES = 20
+"""Pages of a hundred that one answer asks the service for, at most."""
+
+HEALTH_SECONDS = 10
+TICK_LATE_SECONDS = 600
+"""The tick runs each minute; the alert for one that does not run waits as long."""
+
+MOST_DIGITS = 9
 
 CANCELLING = "cancelling"
 STATUSES = frozenset({*map(str, JobState), *map(str, Outcome), CANCELLING})
@@ -214,8 +228,8 @@ def _in_order(
         and (after is None or place(job.job_id) > place(after))
     }
     finished = app.ledger.history(after=after, since=since, until=until, page=page)
-    past = (job for job in finished if job.job_id not in hand)
-    here = sorted(hand.values(), key=lambda job: place(job.job_id))
+    past: Iterator[Job | Finished] = (job for job in finished if job.job_id not in hand)
+    here: list[Job | Finished] = sorted(hand.values(), key=lambda job: place(job.job_id))
     yield from heapq.merge(here, past, key=lambda job: place(job.job_id))
 
 
@@ -266,7 +280,7 @@ def _described(
         "progress": progressed,
         "finding_count": findings,
         "usage": usage,
-        "cost": None,
+        "cost": job.cost if isinstance(job, Finished) else None,
         "times": dict(zip(("dropped", "accepted", "submitted", "finished"), times, strict=True)),
         "report": report,
     }
@@ -288,3 +302,195 @@ def _part(part: Part) -> Detail:
 def _kept(part: Part) -> int:
     """Return how many answers from before a retry this part keeps: the one of number 0 holds nothing else."""
     return part.requests if part.number == 0 else 0
+
+
+def list_deployments(app: App) -> list[Detail]:
+    """Return each deployment's quota as far as it is known, and what waits for it or is with it; by name."""
+    now = clock.now()
+    known = {each.name: each for each in app.ledger.deployments()}
+    for name in app.settings.token_limits:
+        known.setdefault(name, Deployment(name=name))
+    waiting, sent = dict[str, list[Part]](), dict[str, list[Part]]()
+    for part in app.ledger.parts_in_hand():
+        known.setdefault(part.deployment, Deployment(name=part.deployment))
+        (waiting if part.state is PartState.WAITING else sent).setdefault(part.deployment, []).append(part)
+    return [
+        _deployment(app, known[name], waiting.get(name, []), sent.get(name, []), now=now)
+        for name in sorted(known)
+        if name
+    ]
+
+
+def _deployment(app: App, known: Deployment, waiting: list[Part], sent: list[Part], *, now: datetime) -> Detail:
+    enqueued = known.enqueued if known.fresh(now) else sum(known.needs(part) for part in sent)
+    return {
+        "name": known.name,
+        "limit": limit_of(app, known),
+        "enqueued": enqueued,
+        "waiting_parts": len(waiting),
+        "waiting_tokens": sum(known.needs(part) for part in waiting),
+        "open_batches": sum(part.state is PartState.OPEN for part in sent),
+        "refusals": known.refusals,
+        "not_before": stamp(known.not_before),
+        "oldest_waiting": stamp(min((part.waiting_since for part in waiting), default=None)),
+    }
+
+
+class BatchesPage(msgspec.Struct, frozen=True):
+    """Some batches, newest first. It may hold fewer than asked for; where `after` is null there are no more."""
+
+    batches: list[Detail]
+    after: str | None
+
+
+def list_batches(
+    app: App,
+    *,
+    status: Iterable[str] = (),
+    since: datetime | None = None,
+    until: datetime | None = None,
+    limit: int = 50,
+    after: str = "",
+) -> BatchesPage:
+    """Return a page of the service's batches, ours and others', as the service lists them.
+
+    `since` and `until` are about when it was created, both included. `after` is what the page before gave.
+
+    Raises:
+        ServiceTroubleError: if the service does not answer.
+    """
+    wanted = frozenset(status)
+    parts = {part.batch_id: part for part in app.ledger.parts_in_hand() if part.batch_id}
+    found: list[Detail] = []
+    last: str | None = None
+    for calls, page in enumerate(app.service.pages(after)):
+        if calls == LISTED_PAGES:
+            return BatchesPage(found, last)
+        for batch in page:
+            if since is not None and batch.created_at < since:
+                return BatchesPage(found, None)
+            if len(found) == limit:
+                return BatchesPage(found, last)
+            last = batch.id
+            if (not wanted or batch.status in wanted) and (until is None or batch.created_at <= until):
+                found.append(_batch(batch, parts.get(batch.id)))
+    return BatchesPage(found, None)
+
+
+def _batch(batch: ServiceBatch, part: Part | None) -> Detail:
+    """Return a batch as a page shows it; `part` is the one in hand that it was made for, if it is known."""
+    of: dict[str, str] = part.metadata if part is not None else batch.metadata
+    ours = is_job_id(of.get("job", ""))
+    return {
+        "id": batch.id,
+        "status": batch.status,
+        "job_id": of["job"] if ours else None,
+        "part": _number(of.get("part")) if ours else None,
+        "attempt": _number(of.get("attempt")) if ours else None,
+        "ours": ours,
+        "deployment": part.deployment if part is not None else None,
+        "endpoint": batch.endpoint or None,
+        "created_at": stamp(batch.created_at),
+        "finished_at": stamp(batch.finished_at),
+        "requests": {"total": batch.total, "completed": batch.completed, "failed": batch.failed},
+        "errors": [{"code": error.code, "message": error.message} for error in batch.errors],
+    }
+
+
+def _number(text: str | None) -> int | None:
+    """Return the number that metadata holds; who else writes there may write anything."""
+    return int(text) if text and text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS else None
+
+
+def daily_totals(app: App, days: int) -> list[Detail]:
+    """Return what the finished jobs of each of the last days came to, the oldest first; a day is in UTC.
+
+    A job belongs to the day that it was dropped. `cost` is null where the price of one of them is not known.
+    """
+    midnight = clock.now().replace(hour=0, minute=0, second=0, microsecond=0)
+    first = midnight - timedelta(days=days - 1)
+    totals = {f"{first + timedelta(days=day):%Y-%m-%d}": Total() for day in range(days)}
+    for finished in app.ledger.history(since=first):
+        day = f"{finished.dropped_at:%Y-%m-%d}"
+        if day in totals:
+            totals[day] = totals[day].plus(finished)
+    return [{"day": day} | msgspec.to_builtins(total) for day, total in totals.items()]
+
+
+class Total(msgspec.Struct, frozen=True, kw_only=True):
+    """What jobs come to."""
+
+    jobs: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+    cost: float | None = 0.0
+
+    def plus(self, finished: Finished) -> "Total":
+        """Return the total with one more job."""
+        known = self.cost is not None and (finished.cost is not None or not finished.total_tokens)
+        return Total(
+            jobs=self.jobs + 1,
+            succeeded=self.succeeded + finished.succeeded,
+            failed=self.failed + finished.failed,
+            prompt_tokens=self.prompt_tokens + finished.prompt_tokens,
+            completion_tokens=self.completion_tokens + finished.completion_tokens,
+            total_tokens=self.total_tokens + finished.total_tokens,
+            cost=round((self.cost or 0.0) + (finished.cost or 0.0), DIGITS) if known else None,
+        )
+
+
+def health(app: App) -> Detail:
+    """Return whether each thing that the app rests on is well, asked now."""
+    checks = {"blob": _blob, "queue": _queue, "table": _table, "service": _service, "tick": _tick, "poison": _poison}
+    pool = ThreadPoolExecutor(len(checks))
+    asked = {name: pool.submit(check, app) for name, check in checks.items()}
+    end = time.monotonic() + HEALTH_SECONDS
+    found = {name: _found(answer, end) for name, answer in asked.items()}
+    pool.shutdown(wait=False, cancel_futures=True)  # who does not answer is not waited for
+    return {"status": "healthy" if all(each["ok"] for each in found.values()) else "unhealthy", "checks": found}
+
+
+def _found(answer: Future[Detail], end: float) -> Detail:
+    try:
+        return answer.result(max(0, end - time.monotonic()))
+    except TimeoutError:
+        return {"ok": False, "detail": f"no answer within {HEALTH_SECONDS} seconds"}
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is not well
+        return {"ok": False, "detail": type(error).__name__}  # what it says may hold an address
+
+
+def _blob(app: App) -> Detail:
+    next(app.containers.inbox(), None)
+    return {"ok": True, "detail": None}
+
+
+def _queue(app: App) -> Detail:
+    app.queues.poisoned()
+    return {"ok": True, "detail": None}
+
+
+def _table(app: App) -> Detail:
+    app.ledger.last_tick()
+    return {"ok": True, "detail": None}
+
+
+def _service(app: App) -> Detail:
+    next(app.service.pages(), None)
+    return {"ok": True, "detail": None}
+
+
+def _tick(app: App) -> Detail:
+    last = app.ledger.last_tick()
+    if last is None:
+        return {"ok": False, "age_seconds": None, "detail": "no tick has come to its end yet"}
+    age = max(0, int((clock.now() - last).total_seconds()))
+    late = age > TICK_LATE_SECONDS
+    return {"ok": not late, "age_seconds": age, "detail": "the tick does not run" if late else None}
+
+
+def _poison(app: App) -> Detail:
+    counts = app.queues.poisoned()
+    return {"ok": not any(counts.values()), "queues": counts}

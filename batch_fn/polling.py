@@ -16,7 +16,7 @@ from batch_fn.app import App
 from batch_fn.bundling import abandon, look_after
 from batch_fn.cancelling import stop_parts
 from batch_fn.intake import begin, identity
-from batch_fn.jobs import Job, JobState, Part, PartState, ServiceBatch, Wait
+from batch_fn.jobs import BATCH_STATUSES, Job, JobState, Part, PartState, ServiceBatch, Wait
 from batch_fn.ledger import ConflictError, Held
 from batch_fn.openai_batches import ServiceTroubleError
 
@@ -26,10 +26,6 @@ LISTED_FROM = 10
 
 KEPT_REFUSED = 50
 """Refused batches kept in mind: they are looked past when a lost create is looked for."""
-
-KNOWN_STATUSES = frozenset(
-    {"validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"}
-)
 
 
 def tick(app: App, in_thread: Callable[[], None] | None = None) -> None:
@@ -72,6 +68,7 @@ def tick(app: App, in_thread: Callable[[], None] | None = None) -> None:
         oldest_job_seconds=int((now - oldest).total_seconds()),
         errors=len(errors),
     )
+    app.ledger.note_tick(clock.now())
     if errors:
         raise ExceptionGroup("The tick could not do all that was due; the next one tries again.", errors)
 
@@ -191,7 +188,7 @@ def _seen(app: App, held: Held[Part], batch: ServiceBatch | None, now: datetime)
     elif batch.terminal:
         _ended(app, held, batch, now)
     else:
-        if batch.status not in KNOWN_STATUSES:
+        if batch.status not in BATCH_STATUSES:
             journal.warn("status_unknown", job_id=part.job_id, part=part.key, batch=batch.id, status=batch.status)
         seen = {"batch_status": batch.status, "completed": batch.completed, "failed_so_far": batch.failed}
         fresh = part.moved(PartState.OPEN, part.due, vanished_at=None, **seen)

@@ -1,5 +1,6 @@
 """Storage queues: how work moves. A message may be lost, late or there twice; the ledger is the truth."""
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -39,6 +40,19 @@ class Queues:
         self._submit = queue(settings.submit_queue)
         self._collect = queue(settings.collect_queue)
         self._completed = queue(settings.completed_queue)
+        names = ("webjobs-blobtrigger", settings.drop_queue, settings.submit_queue, settings.collect_queue)
+        self._poison = [queue(f"{name}-poison") for name in names]
+
+    def poisoned(self) -> dict[str, int]:
+        """Return how many messages lie on each queue of what the host gave up on, about."""
+        from azure.core.exceptions import ResourceNotFoundError
+
+        counts = {}
+        for queue in self._poison:
+            counts[queue.queue_name] = 0
+            with contextlib.suppress(ResourceNotFoundError):  # the host makes it when it is needed
+                counts[queue.queue_name] = queue.get_queue_properties().approximate_message_count or 0
+        return counts
 
     def drop(self, job_id: str, name: str) -> None:
         """Ask for a drop to be taken in whose event was lost, or whose first reader did not come to its end."""

@@ -1,12 +1,13 @@
 """The report: what a finished job says of itself. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
 from batch_fn.jobs import Job, Part, Usage
+from batch_fn.prices import DIGITS, cost
 from batch_fn.requests import Finding
 
 
@@ -21,6 +22,7 @@ def report(
     outputs: dict[str, str | None],
     parts: Sequence[Part] = (),
     former: dict[str, Any] | None = None,
+    prices: Mapping[str, tuple[float, float]] | None = None,
 ) -> dict[str, Any]:
     """Return the report of a finished job, as design.md, section 1, pictures it; times are ISO 8601, UTC.
 
@@ -45,7 +47,7 @@ def report(
         "batches": [*before["batches"], *map(_batch, sent)],
         "waits": [*before["waits"], *(_wait(part) for part in parts if part.wait is not None)],
         "usage": sum((part.usage for part in sent), msgspec.convert(before["usage"], Usage)),
-        "cost": None,
+        "cost": _cost(sent, former, prices or {}),
         "times": {
             "dropped": stamp(job.dropped_at),
             "accepted": before["times"].get("accepted") or stamp(job.accepted_at),
@@ -56,6 +58,16 @@ def report(
             "retried": stamp(job.retried_at),
         },
     }
+
+
+def _cost(
+    sent: Sequence[Part], former: dict[str, Any] | None, prices: Mapping[str, tuple[float, float]]
+) -> float | None:
+    """Return what all batches cost; of those before a retry the former report says it, at the prices of then."""
+    now = cost([(part.deployment, part.usage) for part in sent], prices)
+    if former is None or now is None or not former["usage"]["total_tokens"]:
+        return now
+    return None if former["cost"] is None else round(former["cost"] + now, DIGITS)
 
 
 def _batch(part: Part) -> dict[str, Any]:

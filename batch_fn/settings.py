@@ -4,6 +4,7 @@
 names it, rather than a job an hour later.
 """
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -51,6 +52,19 @@ def _limits(value: str) -> Mapping[str, int]:
     if not all(name.strip() for name, _, _ in pairs):
         raise ValueError
     return MappingProxyType({name.strip(): _whole(1)(tokens) for name, _, tokens in pairs})
+
+
+def _prices(value: str) -> Mapping[str, tuple[float, float]]:
+    """a list of name=prompt/completion, parted by commas: what a million tokens cost"""
+    prices = dict[str, tuple[float, float]]()
+    for pair in value.split(","):
+        if pair.strip():
+            name, _, both = pair.rpartition("=")
+            prompt, completion = (float(each) for each in both.split("/"))
+            if not name.strip() or not all(0 <= each < math.inf for each in (prompt, completion)):
+                raise ValueError
+            prices[name.strip()] = (prompt, completion)
+    return MappingProxyType(prices)
 
 
 def _one_of(*choices: str) -> Callable[[str], str]:
@@ -169,6 +183,8 @@ class Settings:
     """First wait of a deployment after `token_limit_exceeded`; doubled with each refusal, up to sixteenfold."""
 
     # What is told of it
+    prices: Mapping[str, tuple[float, float]] = _setting("PRICES", MappingProxyType({}), _prices)
+    """What a million tokens of a deployment cost, as `name=prompt/completion, ...`; without it no cost is told."""
     telemetry: str = _setting("TELEMETRY", "off", _one_of("off", "otlp"))
     """`otlp`: spans and metrics go to where OTEL_EXPORTER_OTLP_ENDPOINT says; `off` costs nothing."""
 

@@ -5,10 +5,21 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 import pytest
 
+from batch_fn import clock
 from batch_fn.app import App
 from batch_fn.jobs import Job, JobState, Outcome, PartState
 from batch_fn.ledger import Change, Finished, Held, NoSuchJobError, Work
-from batch_fn.overview import ReportGoneError, in_hand, is_job_id, list_jobs, show_job, transitions
+from batch_fn.overview import (
+    ReportGoneError,
+    daily_totals,
+    health,
+    in_hand,
+    is_job_id,
+    list_deployments,
+    list_jobs,
+    show_job,
+    transitions,
+)
 from batch_fn.settings import Settings
 from devkit.azurite import Azurite
 from devkit.stack import provision
@@ -135,3 +146,45 @@ def test_what_happened_is_told_in_the_order_of_time() -> None:
 @pytest.mark.parametrize("text", ["", "x", "20261122T010203Z-012345678", "20261322T010203Z-0123456789", "٢" * 8])
 def test_what_is_no_job_id_is_not_taken_for_one(text: str) -> None:
     assert not is_job_id(text)
+
+
+def test_what_is_not_well_is_said_with_the_reason(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("batch_fn.overview.HEALTH_SECONDS", 3)
+    found = health(app)  # at an endpoint that nobody answers
+    assert found["status"] == "unhealthy"
+    checks = found["checks"]
+    assert [name for name, check in checks.items() if check["ok"]] == ["blob", "queue", "table", "poison"]
+    assert checks["service"]["detail"]
+    assert checks["tick"]["detail"] == "no tick has come to its end yet"
+    app.ledger.note_tick(clock.now() - timedelta(seconds=700))
+    tick = health(app)["checks"]["tick"]
+    assert not tick["ok"]
+    assert tick["age_seconds"] >= 700
+
+
+def test_a_deployment_has_its_limit_and_what_waits_for_it(app: App) -> None:
+    job = app.ledger.begin(a_job()).row
+    waits = a_part(estimated_tokens=70)
+    runs = a_part(number=2, state=PartState.OPEN, batch_id="b", estimated_tokens=30)
+    app.ledger.change([Change(waits), Change(runs)])
+    app.ledger.note_deployment("gpt-4o-mini", lambda known: msgspec.structs.replace(known, limit=90, correction=2.0))
+    app.ledger.note_tick(NOON)
+    [shown] = list_deployments(app)
+    assert job.job_id == waits.job_id
+    assert (shown["name"], shown["limit"], shown["enqueued"], shown["waiting_tokens"]) == ("gpt-4o-mini", 90, 60, 140)
+    assert (shown["waiting_parts"], shown["open_batches"]) == (1, 1)
+    assert shown["oldest_waiting"] == "2026-11-22T12:00:00Z"
+
+
+def test_each_day_has_what_its_jobs_came_to(app: App) -> None:
+    now = clock.now().replace(microsecond=0)
+    yesterday = now - timedelta(days=1)
+    app.ledger.finish(finished_at(now, 1, cost=0.25, prompt_tokens=400, completion_tokens=110))
+    app.ledger.finish(finished_at(now, 2, cost=0.5, succeeded=8, failed=2))
+    app.ledger.finish(finished_at(yesterday, cost=None))
+    app.ledger.finish(finished_at(now - timedelta(days=9)))
+    [before, last, today] = daily_totals(app, 3)
+    assert (before["jobs"], before["cost"]) == (0, 0.0)
+    assert (last["day"], last["jobs"], last["cost"]) == (f"{yesterday:%Y-%m-%d}", 1, None)
+    assert (today["jobs"], today["succeeded"], today["failed"], today["cost"]) == (2, 18, 2, 0.75)
+    assert (today["prompt_tokens"], today["completion_tokens"], today["total_tokens"]) == (400, 110, 1_020)

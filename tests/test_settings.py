@@ -66,6 +66,7 @@ def complaint(environment: dict[str, str]) -> str:
         ("FILE_EXPIRY_SECONDS", 14 * DAY),
         ("DELETE_SERVICE_FILES", True),
         ("TOKEN_LIMITS", {}),
+        ("PRICES", {}),
     ],
 )
 def test_what_holds_where_nothing_is_set(name: str, default: object) -> None:
@@ -112,6 +113,7 @@ def test_the_environment_of_the_process_is_what_is_read(monkeypatch: pytest.Monk
         ("SUBMIT_MODE", "blob", "blob"),
         ("BUNDLE_SECONDS", "0", 0),
         ("BUNDLE_SECONDS", "3600", 3_600),
+        ("PRICES", "gpt-4o=1.25/5, mini=0/0.3, ", {"gpt-4o": (1.25, 5.0), "mini": (0.0, 0.3)}),
         ("TOKEN_LIMITS", "gpt-4o=1000", {"gpt-4o": 1_000}),
         ("TOKEN_LIMITS", " gpt-4o = 1000 , mini=5000000000, ", {"gpt-4o": 1_000, "mini": 5_000_000_000}),
     ],
@@ -145,6 +147,12 @@ WHOLE = "a whole number of at least"
         ("SUBMIT_MODE", "url", "one of upload, blob"),
         ("BUNDLE_SECONDS", "3601", f"{WHOLE} 0 and at most 3600"),
         ("TICK_SECONDS", "0", f"{WHOLE} 1"),
+        ("PRICES", "a", "a list of name=prompt/completion, parted by commas: what a million tokens cost"),
+        ("PRICES", "a=1", "a list of name=prompt/completion, parted by commas: what a million tokens cost"),
+        ("PRICES", "=1/2", "a list of name=prompt/completion, parted by commas: what a million tokens cost"),
+        ("PRICES", "a=1/-2", "a list of name=prompt/completion, parted by commas: what a million tokens cost"),
+        ("PRICES", "a=nan/1", "a list of name=prompt/completion, parted by commas: what a million tokens cost"),
+        ("PRICES", "a=1/2/3", "a list of name=prompt/completion, parted by commas: what a million tokens cost"),
         ("TOKEN_LIMITS", "gpt-4o", "a list of name=tokens, parted by commas"),
         ("TOKEN_LIMITS", "gpt-4o=", "a list of name=tokens, parted by commas"),
         ("TOKEN_LIMITS", "1000", "a list of name=tokens, parted by commas"),

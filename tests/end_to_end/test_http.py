@@ -20,7 +20,7 @@ NOBODY = "20261122T010203Z-0123456789"
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Bench]:
-    with Bench({"TROUBLE_SECONDS": "1"}) as bench:
+    with Bench({"TROUBLE_SECONDS": "1", "PRICES": "priced=1000000/2000000"}) as bench:
         yield bench
 
 
@@ -108,9 +108,9 @@ def test_a_running_job_is_shown_cancelled_and_retried(stack: Bench, service: Azu
     assert ask(stack, f"jobs/{dropped.job_id}/retry", "POST")[1]["type"] == "urn:batch_fn:nothing-to-retry"
 
 
-def _with_batch(stack: Bench, job_id: str) -> dict[str, Any] | None:
+def _with_batch(stack: Bench, job_id: str) -> dict[str, Any]:
     status, detail = ask(stack, f"jobs/{job_id}")
-    return detail if status == 200 and detail["batches"] else None
+    return detail if status == 200 and detail["batches"] else {}
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_an_unknown_job_is_not_found(stack: Bench, path: str, method: str) -> No
 @pytest.mark.parametrize(
     "query", [{"limit": 0}, {"limit": 201}, {"limit": "x"}, {"status": "odd"}, {"since": "odd"}, {"after": "odd"}]
 )
-def test_a_wrong_query_is_told_what_is_wrong(stack: Bench, query: dict[str, object]) -> None:
+def test_a_wrong_query_is_told_what_is_wrong(stack: Bench, query: dict[str, Any]) -> None:
     status, problem = ask(stack, "jobs", **query)
     assert (status, problem["type"]) == (400, "urn:batch_fn:bad-query")
     assert next(iter(query)) in problem["detail"]
@@ -141,3 +141,65 @@ def test_a_line_that_fails_is_counted_while_others_run(stack: Bench) -> None:
     report = answered(dropped)
     [row] = ask(stack, "jobs", prefix="http-mixed")[1]["jobs"]
     assert (row["status"], row["counts"]) == ("partially_succeeded", report["counts"])
+
+
+def test_batches_are_listed_with_their_jobs_and_those_of_others(stack: Bench) -> None:
+    dropped = stack.drop("http-batches.jsonl", jsonl(*lines(2)))
+    report = answered(dropped)
+    _, every = ask(stack, "batches", limit=200)
+    [ours] = [each for each in every["batches"] if each["job_id"] == dropped.job_id]
+    assert (ours["id"], ours["part"], ours["attempt"], ours["ours"]) == (report["batches"][0]["id"], 1, 1, True)
+    assert ours["requests"] == {"total": 2, "completed": 2, "failed": 0}
+    seen = list[str]()
+    after = dict[str, Any]()
+    while True:
+        _, page = ask(stack, "batches", limit=2, **after)
+        seen += [each["id"] for each in page["batches"]]
+        if page["after"] is None:
+            break
+        after = {"after": page["after"]}
+    assert seen == [each["id"] for each in every["batches"]]
+    assert ask(stack, "batches", status="expired")[1] == {"batches": [], "after": None}
+    assert ask(stack, "batches", since="2099-01-01")[1] == {"batches": [], "after": None}
+    assert ask(stack, "batches", status="odd")[0] == 400
+
+
+def test_a_deployment_is_shown_with_what_waits_for_it(stack: Bench, service: AzureOpenAI) -> None:
+    service.options(token_limits={"full": 10}, quota_headers=False)
+    dropped = stack.drop("http-waits.jsonl", jsonl(*lines(8, body_model="full")))
+    assert stack.wait_for_wait(dropped.job_id) == "token_limit"
+    wait_for(lambda: _deployment(stack, "full")["waiting_parts"], "the wait to be shown")
+    shown = _deployment(stack, "full")
+    assert shown["waiting_tokens"] > 0
+    assert shown["oldest_waiting"]
+    detail = ask(stack, f"jobs/{dropped.job_id}")[1]
+    assert detail["waits"][0]["reason"]
+    assert ask(stack, f"jobs/{dropped.job_id}/cancel", "POST")[0] == 202
+    dropped.wait()
+    assert _deployment(stack, "full")["waiting_parts"] == 0
+
+
+def _deployment(stack: Bench, name: str) -> dict[str, Any]:
+    found = ask(stack, "deployments")[1]["deployments"]
+    return next((each for each in found if each["name"] == name), {"waiting_parts": 0})
+
+
+def test_the_app_says_whether_it_is_well(stack: Bench) -> None:
+    wait_for(lambda: ask(stack, "health")[0] == 200, "the first tick")
+    status, found = ask(stack, "health")
+    assert (status, found["status"]) == (200, "healthy")
+    assert found["checks"].keys() == {"blob", "queue", "table", "service", "tick", "poison"}
+    assert found["checks"]["tick"]["age_seconds"] <= 5
+
+
+def test_what_a_job_cost_is_in_its_report_its_row_and_its_day(stack: Bench) -> None:
+    dropped = stack.drop("http-priced.jsonl", jsonl(*lines(3, body_model="priced")))
+    report = dropped.wait()
+    cost = report["usage"]["prompt_tokens"] + 2 * report["usage"]["completion_tokens"]
+    assert report["cost"] == cost > 0
+    [row] = ask(stack, "jobs", prefix="http-priced")[1]["jobs"]
+    assert row["cost"] == cost
+    status, found = ask(stack, "usage", days=2)
+    assert (status, len(found["days"])) == (200, 2)
+    assert sum(day["total_tokens"] for day in found["days"]) >= report["usage"]["total_tokens"]
+    assert ask(stack, "usage", days=91)[0] == 400

@@ -29,6 +29,7 @@ CALLS = {
     "start_copy_from_url": f"{BLOB}/blobs/write",
     "upload_blob": f"{BLOB}/blobs/write",
     # Storage queues
+    "get_queue_properties": f"{QUEUE}/read",
     "send_message": f"{QUEUE}/messages/add/action",
     # Table storage
     "create_entity": f"{ENTITY}/add/action",
@@ -82,6 +83,7 @@ ROLES = {
         *(f"{BLOB}/blobs/{each}" for each in ("read", "write", "delete", "runAsSuperUser/action")),
     },
     "Storage Queue Data Contributor": {
+        f"{QUEUE}/read",
         f"{QUEUE}/write",
         *(f"{QUEUE}/messages/{each}" for each in ("read", "write", "delete", "add/action", "process/action")),
     },

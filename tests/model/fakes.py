@@ -162,6 +162,10 @@ class FakeLedger(_StorageHand):
         )
 
     @reads
+    def parts_in_hand(self) -> Iterator[Part]:
+        yield from (part for part in self.world.parts() if part.state in {"waiting", "open", "claimed"})
+
+    @reads
     def bundleable(self, part: Part) -> Iterator[Held[Part]]:
         for held in self._held_parts():
             row = held.row
@@ -177,6 +181,18 @@ class FakeLedger(_StorageHand):
     @reads
     def deployment(self, name: str) -> Deployment:
         return self._deployment(name)[0]
+
+    @reads
+    def deployments(self) -> Iterator[Deployment]:
+        yield from (deployment for deployment, _ in self.world.deployments.values())
+
+    @writes
+    def note_tick(self, at: datetime) -> None:
+        self.world.ticked_at = at
+
+    @reads
+    def last_tick(self) -> datetime | None:
+        return self.world.ticked_at
 
     @writes
     def note_deployment(self, name: str, change: Callable[[Deployment], Deployment]) -> Deployment:
@@ -437,6 +453,10 @@ class FakeWriter:
 class FakeQueues(_StorageHand):
     """Storage queues, as batch_fn.queues.Queues."""
 
+    @reads
+    def poisoned(self) -> dict[str, int]:
+        return {}
+
     @writes
     def drop(self, job_id: str, name: str) -> None:
         self._send("drop", Errand(job_id, name=name))
@@ -547,8 +567,8 @@ class FakeService(_Hand):
                 return self.world.described(batch)
         return None
 
-    def pages(self) -> Iterator[list[ServiceBatch]]:
-        start, more = 0, True
+    def pages(self, after: str = "") -> Iterator[list[ServiceBatch]]:
+        start, more = next((at for at, each in enumerate(self._listed(), 1) if each.id == after), 0), True
         while more:
             page, more = self._page(start)
             yield page

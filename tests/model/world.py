@@ -194,6 +194,7 @@ class World:
         """The work table: rows with their ETag, by job and row key."""
         self.history: dict[str, Finished] = {}
         self.deployments: dict[str, tuple[Deployment, str]] = {}
+        self.ticked_at: datetime | None = None
         self.begun: dict[str, Job] = {}
         """Every job that ever was in the ledger, but for bundles."""
 
