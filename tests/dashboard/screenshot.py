@@ -13,7 +13,9 @@ PICTURE = PROJECT / "docs/dashboard.png"
 def main() -> int:
     """Write the picture. Return the exit code."""
     with (
-        Bench({"MAX_ATTEMPTS": "1"}, service={"token_limits": {"gpt-4o-batch": 50_000}}) as stack,
+        Bench(
+            {"MAX_ATTEMPTS": "1", "PRICES": "gpt-4o-batch=75/300"}, service={"token_limits": {"gpt-4o-batch": 50_000}}
+        ) as stack,
         open_browser() as browser,
     ):
         stack.drop("sales/monday.jsonl", jsonl(*lines(40))).wait()

@@ -21,7 +21,7 @@ REFUSED = re.compile(r"Failed to load resource: the server responded with a stat
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Bench]:
-    with Bench({"MAX_ATTEMPTS": "1"}) as bench:
+    with Bench({"MAX_ATTEMPTS": "1", "PRICES": "gpt-4o-batch=1000/2000"}) as bench:
         wait_for(lambda: _is_well(bench), "the first tick")  # until then the app says that it is not well
         yield bench
 
@@ -111,6 +111,8 @@ def test_a_job_is_seen_to_its_end_without_a_reload(visitor: Visitor, held: Bench
     visitor.sees("page/live.jsonl", "succeeded")
     expect(visitor.row("page/live.jsonl")).to_contain_text("3 of 3", timeout=PATIENCE)
     expect(detail.locator("#facts")).to_contain_text("batch-output/page/live/", timeout=PATIENCE)
+    expect(detail.locator("#facts")).to_contain_text(re.compile(r"Cost0\.\d"), timeout=PATIENCE)
+    expect(visitor.page.locator("#sum")).to_have_text(re.compile(r"^14 days: [1-9]\d* tokens, cost 0\.\d+$"))
     expect(detail.locator("#batches")).to_contain_text("completed", timeout=PATIENCE)
     expect(detail.locator("#transitions")).to_contain_text(re.compile("dropped.*submitted.*finished"), timeout=PATIENCE)
     expect(visitor.page.locator("#health")).to_have_text("✓ healthy", timeout=PATIENCE)
