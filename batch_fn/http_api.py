@@ -76,17 +76,21 @@ def retry(app: App, request: func.HttpRequest) -> func.HttpResponse:
 
 def batches(app: App, request: func.HttpRequest) -> func.HttpResponse:
     """GET /batches: a page of the service's batches, ours and others'."""
+    from batch_fn.openai_batches import FileGoneError, RefusedError
 
     def answer() -> func.HttpResponse:
         query = Query(request.url)
-        page = overview.list_batches(
-            app,
-            status=query.words("status", BATCH_STATUSES),
-            since=query.time("since"),
-            until=query.time("until"),
-            limit=query.number("limit", DEFAULT_LIMIT, MOST),
-            after=query.text("after"),
-        )
+        try:
+            page = overview.list_batches(
+                app,
+                status=query.words("status", BATCH_STATUSES),
+                since=query.time("since"),
+                until=query.time("until"),
+                limit=query.number("limit", DEFAULT_LIMIT, MOST),
+                after=query.text("after"),
+            )
+        except (RefusedError, FileGoneError):  # the rest of the query is ours, so it does not know `after`
+            raise BadQueryError("after takes what the page before gave as after.") from None
         return _json(page)
 
     return _answer(request, answer)

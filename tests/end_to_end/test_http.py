@@ -7,9 +7,13 @@ from urllib.error import HTTPError
 from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
+import hypothesis
 import pytest
+import schemathesis
+from schemathesis import openapi
 
 from devkit.azure_openai.process import AzureOpenAI
+from devkit.stack import PROJECT
 from tests.end_to_end.bench import Bench, wait_for
 from tests.end_to_end.stories import answered, jsonl, line, lines, rejected
 
@@ -162,6 +166,7 @@ def test_batches_are_listed_with_their_jobs_and_those_of_others(stack: Bench) ->
     assert ask(stack, "batches", status="expired")[1] == {"batches": [], "after": None}
     assert ask(stack, "batches", since="2099-01-01")[1] == {"batches": [], "after": None}
     assert ask(stack, "batches", status="odd")[0] == 400
+    assert ask(stack, "batches", after="odd")[1]["type"] == "urn:batch_fn:bad-query"
 
 
 def test_a_deployment_is_shown_with_what_waits_for_it(stack: Bench, service: AzureOpenAI) -> None:
@@ -203,3 +208,27 @@ def test_what_a_job_cost_is_in_its_report_its_row_and_its_day(stack: Bench) -> N
     assert (status, len(found["days"])) == (200, 2)
     assert sum(day["total_tokens"] for day in found["days"]) >= report["usage"]["total_tokens"]
     assert ask(stack, "usage", days=91)[0] == 400
+
+
+def test_what_is_asked_at_random_is_answered_as_the_description_says(stack: Bench) -> None:
+    answered(stack.drop("http-described.jsonl", jsonl(*lines(2))))
+    rejected(stack.drop("http-described.jsonl", b"{}\n"))
+    api = openapi.from_path(PROJECT / "docs" / "openapi.yaml")
+    checks = [
+        schemathesis.checks.not_a_server_error,
+        schemathesis.specs.openapi.checks.status_code_conformance,
+        schemathesis.specs.openapi.checks.content_type_conformance,
+        schemathesis.specs.openapi.checks.response_schema_conformance,
+    ]
+    headers = {"x-functions-key": stack.host.keys["function"]}
+    for operation in api.get_all_operations():
+
+        @hypothesis.settings(max_examples=10, deadline=None, database=None)
+        @hypothesis.given(case=operation.ok().as_strategy())
+        def ask_one(case: schemathesis.Case) -> None:
+            case.call_and_validate(base_url=f"{stack.host.url}/api", headers=headers, checks=checks)
+
+        ask_one()
+    for row in ask(stack, "jobs", prefix="http-described")[1]["jobs"]:
+        case = api["/jobs/{id}"]["GET"].Case(path_parameters={"id": row["job_id"]})
+        case.call_and_validate(base_url=f"{stack.host.url}/api", headers=headers, checks=checks)
