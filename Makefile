@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo run drop test crash storm bench scan lint format clean
+.PHONY: setup demo run drop test crash storm bench screenshot scan lint format clean
 
 setup: .venv/.installed devkit/node_modules/.installed
 
@@ -50,6 +50,9 @@ crash: setup
 
 storm: setup
 	$(BIN)/python -m tests.reliability.storm $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS))
+
+screenshot: setup
+	@$(BIN)/python -m tests.dashboard.screenshot
 
 lint: setup
 	$(BIN)/ruff check .
