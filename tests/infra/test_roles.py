@@ -36,7 +36,6 @@ CALLS = {
     "delete_entity": f"{ENTITY}/delete",
     "get_entity": f"{ENTITY}/read",
     "query_entities": f"{ENTITY}/read",
-    "list_entities": f"{ENTITY}/read",
     "submit_transaction": f"{ENTITY}/write",
     "update_entity": f"{ENTITY}/update/action",
     "upsert_entity": f"{ENTITY}/write",
