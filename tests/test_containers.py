@@ -6,7 +6,7 @@ import pytest
 from azure.storage.blob import BlobClient, BlobServiceClient, ContainerClient
 
 from batch_fn.app import App
-from batch_fn.containers import CHUNK_BYTES, Containers, Drop, DropGoneError
+from batch_fn.containers import AHEAD, CHUNK_BYTES, Containers, Drop, DropGoneError
 from batch_fn.settings import Settings
 from devkit.azurite import Azurite
 from devkit.stack import provision
@@ -108,7 +108,7 @@ def test_a_drop_is_read_whole_a_chunk_at_a_time(containers: Containers, size: in
 @pytest.mark.parametrize("change", ["overwritten", "overwritten by the same", "deleted", "given metadata"])
 @pytest.mark.parametrize("already_read", [0, 1])
 def test_a_drop_that_changes_while_it_is_read_is_gone(containers: Containers, change: str, already_read: int) -> None:
-    content = b"x" * TEN_MEGABYTES
+    content = b"x" * CHUNK_BYTES * (AHEAD + 3)  # more than is asked for ahead
     drop = dropped(containers, content)
     reading = containers.read_drop(drop)
     for _ in range(already_read):
