@@ -225,7 +225,8 @@ def _read_ahead(blob: "BlobClient", offset: int, length: int | None, etag: str =
 
     def chunk(start: int, end: int, etag: str) -> bytes:
         size = min(CHUNK_BYTES, end - start)
-        return blob.download_blob(offset=start, length=size, **_if_still(etag)).readall()
+        content: bytes = blob.download_blob(offset=start, length=size, **_if_still(etag)).readall()
+        return content
 
     begin = None if not offset and length is None else offset  # as a range, an empty blob would be an error
     first = blob.download_blob(begin, length, **(_if_still(etag) if etag else {}))

@@ -12,13 +12,7 @@ from batch_fn.openai_batches import Enqueued
 
 def admit(app: App, part: Part) -> Decision:
     """Return whether one part may go now, and count it in if it may."""
-    now = clock.now()
-    known = app.ledger.deployment(part.deployment)
-    if known.oldest_waiting is not None and known.oldest_waiting < part.waiting_since:
-        return _decision(app, part, known, Reason.BEHIND)
-    if _unlimited(app, known):
-        return _decision(app, part, known, Reason.NO_LIMIT_KNOWN)
-    return _decide(app, [part], known, now)[0]
+    return _decide(app, [part], part.deployment, clock.now(), in_line=True)[0]
 
 
 def admit_waiting(app: App, deployment: str, waiting: Sequence[Part]) -> list[Decision]:
@@ -28,7 +22,7 @@ def admit_waiting(app: App, deployment: str, waiting: Sequence[Part]) -> list[De
     if _unlimited(app, known):
         decisions = [_decision(app, part, known, Reason.NO_LIMIT_KNOWN) for part in waiting]
     else:
-        decisions = _decide(app, waiting, known, now)
+        decisions = _decide(app, waiting, deployment, now)
     app.ledger.note_deployment(deployment, lambda known: admission.lined_up(known, decisions))
     return decisions
 
@@ -78,12 +72,20 @@ def _unlimited(app: App, known: Deployment) -> bool:
     return limit_of(app, known) is None and not known.refusals
 
 
-def _decide(app: App, parts: Sequence[Part], known: Deployment, now: datetime) -> list[Decision]:
-    """Decide on what is known, and count in those that may go; if that has changed meanwhile, decide again."""
+def _decide(
+    app: App, parts: Sequence[Part], deployment: str, now: datetime, *, in_line: bool = False
+) -> list[Decision]:
+    """Decide on what is known, and count in those that may go; if that has changed meanwhile, decide again.
+
+    With `in_line`, nothing is counted for a part that came after others that wait, or where there is no limit.
+    """
     decisions: list[Decision] = []
     counted: list[int] = []
 
     def reserve(known: Deployment) -> Deployment:
+        if in_line and (reason := _at_once(app, parts[0], known)) is not None:
+            decisions[:] = [_decision(app, parts[0], known, reason)]
+            return known
         if not known.fresh(now) and not counted:
             counted.append(sum(known.needs(part) for part in app.ledger.parts_of(known.name)))
         enqueued = known.enqueued if known.fresh(now) else counted[0]
@@ -99,8 +101,15 @@ def _decide(app: App, parts: Sequence[Part], known: Deployment, now: datetime) -
             return known
         return admission.reserved(known, decisions, enqueued=enqueued, now=now)
 
-    app.ledger.note_deployment(known.name, reserve)
+    app.ledger.note_deployment(deployment, reserve)
     return decisions
+
+
+def _at_once(app: App, part: Part, known: Deployment) -> Reason | None:
+    """Return why the part may go or must wait without any counting, None if it has to be counted."""
+    if known.oldest_waiting is not None and known.oldest_waiting < part.waiting_since:
+        return Reason.BEHIND
+    return Reason.NO_LIMIT_KNOWN if _unlimited(app, known) else None
 
 
 def _decision(app: App, part: Part, known: Deployment, reason: Reason) -> Decision:
