@@ -38,13 +38,14 @@ _FILE_BITS, _VERDICT_BITS, _LENGTH_BITS = 1, 2, 32
 _VERDICTS = list(Verdict)
 
 
-def _as_number(place: Place) -> int:
+def as_number(place: Place) -> int:
     """Return the place as one number: for the lines of a full batch that is 10 MB less than tuples take."""
     small = (place.length << _VERDICT_BITS | _VERDICTS.index(place.verdict)) << _FILE_BITS | place.file
     return place.offset << (_LENGTH_BITS + _VERDICT_BITS + _FILE_BITS) | small
 
 
-def _as_place(number: int) -> Place:
+def as_place(number: int) -> Place:
+    """Return the place that `as_number` made the number of."""
     file = number & ((1 << _FILE_BITS) - 1)
     number >>= _FILE_BITS
     verdict = _VERDICTS[number & ((1 << _VERDICT_BITS) - 1)]
@@ -93,7 +94,7 @@ class Answers:
     def place(self, custom_id: str) -> Place | None:
         """Return where the answer to a request lies, None if there is none."""
         number = self._places.get(custom_id)
-        return None if number is None else _as_place(number)
+        return None if number is None else as_place(number)
 
     def file(self, number: int) -> IO[bytes]:
         """Return the output (0) or error file (1)."""
@@ -148,7 +149,7 @@ class Answers:
             earlier = self.place(result.custom_id)
             if earlier is None or earlier.verdict is not Verdict.SUCCEEDED:
                 place = Place(number, line.offset, line.length, result.verdict)
-                self._places[result.custom_id] = _as_number(place)
+                self._places[result.custom_id] = as_number(place)
                 self._succeeded += result.verdict is Verdict.SUCCEEDED
                 self.usage += result.usage
 
