@@ -19,7 +19,17 @@ _IN_PLACE = (
     "with the emulator busy on one of two, and for Python's lock. The copy to the archive takes 4 ms: it is not that."
 )
 
+_MEMORY = (
+    "33 MB of it are there after a first small job: the SDKs. In each read or write of a blob up to four chunks of 4 MiB "
+    "are held, to work while the network does."
+)
+_PARTS = " A drop of several parts is uploaded and collected part by part at the same time, and each has its own."
+
 REMARKS: dict[str, str] = {
+    **dict.fromkeys(
+        ("peak memory, 20 MB", "peak memory, 200 MB, every line bad", "peak memory, 1000 MB in a single line"), _MEMORY
+    ),
+    **dict.fromkeys(("peak memory, 200 MB", "peak memory, 1000 MB"), _MEMORY + _PARTS),
     "drop to submitted, 198 MB, SUBMIT_MODE=blob": _IN_PLACE,
 } | {
     f"validating 198 MB, 100,000 lines, {kind}, beside {name}": _VALIDATION + _ACCENTED * (kind == "accented")
