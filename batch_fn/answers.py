@@ -1,5 +1,6 @@
 """The results of one ended batch: on disk line by line, in memory only where each one lies and what it means."""
 
+import os
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -33,6 +34,25 @@ class Place(NamedTuple):
     verdict: Verdict
 
 
+_FILE_BITS, _VERDICT_BITS, _LENGTH_BITS = 1, 2, 32
+_VERDICTS = list(Verdict)
+
+
+def as_number(place: Place) -> int:
+    """Return the place as one number: for the lines of a full batch that is 10 MB less than tuples take."""
+    small = (place.length << _VERDICT_BITS | _VERDICTS.index(place.verdict)) << _FILE_BITS | place.file
+    return place.offset << (_LENGTH_BITS + _VERDICT_BITS + _FILE_BITS) | small
+
+
+def as_place(number: int) -> Place:
+    """Return the place that `as_number` made the number of."""
+    file = number & ((1 << _FILE_BITS) - 1)
+    number >>= _FILE_BITS
+    verdict = _VERDICTS[number & ((1 << _VERDICT_BITS) - 1)]
+    number >>= _VERDICT_BITS
+    return Place(file, number >> _LENGTH_BITS, number & ((1 << _LENGTH_BITS) - 1), verdict)
+
+
 class Answers:
     """What the service answered to one part, by custom_id. Needs a folder to put the result files in."""
 
@@ -40,7 +60,8 @@ class Answers:
         self._app, self._part = app, part
         self._paths = [folder / "output", folder / "errors"]
         self._files: list[IO[bytes]] = []
-        self._places: dict[str, Place] = {}
+        self._places: dict[str, int] = {}
+        self._succeeded = 0
         self.usage = Usage()
         """Of all the answers."""
         self.output_lost = False
@@ -51,9 +72,11 @@ class Answers:
         ids, urls = (part.output_file_id, part.error_file_id), (part.output_blob, part.error_blob)
         for number, path in enumerate(self._paths):
             path.touch()
-            if ids[number]:
+            # Where every request succeeded, whatever else is said of one does not count.
+            needed = number == 0 or not self._all_succeeded()
+            if needed and ids[number]:
                 self._download(ids[number], path)
-            if urls[number]:
+            if needed and urls[number]:
                 self._copy(urls[number], path)
             self._files.append(path.open("rb"))
             self._index(number)
@@ -70,13 +93,21 @@ class Answers:
 
     def place(self, custom_id: str) -> Place | None:
         """Return where the answer to a request lies, None if there is none."""
-        return self._places.get(custom_id)
+        number = self._places.get(custom_id)
+        return None if number is None else as_place(number)
+
+    def file(self, number: int) -> IO[bytes]:
+        """Return the output (0) or error file (1)."""
+        return self._files[number]
 
     def read(self, place: Place) -> bytes:
         """Return the service's own line."""
-        file = self._files[place.file]
-        file.seek(place.offset)
-        return file.read(place.length)
+        return os.pread(self.file(place.file).fileno(), place.length, place.offset)
+
+    def _all_succeeded(self) -> bool:
+        """Return whether the output answers every request, and the service counts no failed one."""
+        part = self._part
+        return part.requests == part.completed == self._succeeded == len(self._places) and not part.failed_so_far
 
     def _download(self, file_id: str, to: Path) -> None:
         try:
@@ -104,8 +135,7 @@ class Answers:
 
     def _check_whole(self) -> None:
         """Wait, for the settled time, where the service says that more was answered than is here."""
-        succeeded = sum(place.verdict is Verdict.SUCCEEDED for place in self._places.values())
-        short = self._part.completed > succeeded
+        short = self._part.completed > self._succeeded
         if short or (self._part.batch_status == "completed" and not self._places):
             self._not_there(f"of batch {self._part.batch_id}", output=short)
 
@@ -116,9 +146,11 @@ class Answers:
             if result is None:
                 journal.warn("result_unreadable", job_id=self._part.job_id, part=self._part.key, line=line.number)
                 continue
-            earlier = self._places.get(result.custom_id)
+            earlier = self.place(result.custom_id)
             if earlier is None or earlier.verdict is not Verdict.SUCCEEDED:
-                self._places[result.custom_id] = Place(number, line.offset, line.length, result.verdict)
+                place = Place(number, line.offset, line.length, result.verdict)
+                self._places[result.custom_id] = as_number(place)
+                self._succeeded += result.verdict is Verdict.SUCCEEDED
                 self.usage += result.usage
 
 

@@ -1,6 +1,8 @@
 """An ended batch's results come home: each line of its part is kept as final, or goes into the part's next attempt."""
 
+import os
 import tempfile
+from array import array
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -8,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from batch_fn import clock, journal
-from batch_fn.answers import Answers, NotYetError
+from batch_fn.answers import Answers, NotYetError, Place
 from batch_fn.app import App
 from batch_fn.bundling import break_up, bundled_id, forget_bundle, may_bundle, rides_in, riding
 from batch_fn.finishing import clear_if_gone, finish, is_of
@@ -16,7 +18,7 @@ from batch_fn.jobs import CANCELLED, Job, JobState, Part, PartState, Source, Usa
 from batch_fn.ledger import Change, ConflictError, Held, Work
 from batch_fn.planning import next_attempt
 from batch_fn.requests import custom_id_of, with_custom_id
-from batch_fn.results import Final, Verdict, no_response, pack, read_result, unpack
+from batch_fn.results import Final, Verdict, no_response, pack, read_result
 from batch_fn.sources import SourceLine, picked, read_lines
 
 
@@ -82,7 +84,8 @@ class Settling:
         self, app: App, job: Job, part: Part, answers: Answers, folder: Path, member: int | None = None
     ) -> None:
         self._app, self._job, self._part, self._answers, self._member = app, job, part, answers, member
-        self._finals, self._picks = folder / "finals", folder / "picks"
+        self._picks = folder / "picks"
+        self._finals = Finals(answers, folder / "made")
         self._usage = Usage() if member is not None else answers.usage
 
     def run(self) -> bool:
@@ -94,33 +97,36 @@ class Settling:
         """Go through the part's lines in order: each is final, or is picked for the next attempt."""
         self.succeeded = self.failed = self.again = self.again_characters = 0
         settings = self._app.settings
-        with self._finals.open("wb") as finals, self._picks.open("wb") as picks:
+        with self._finals as finals, self._picks.open("wb") as picks:
             for source in read_lines(self._app.containers, self._part.source, settings.max_line_bytes):
-                final = self._final(source)
-                if final is None:
+                succeeded = self._decide(source, finals)
+                if succeeded is None:
                     picks.write(picked(source))
                     self.again += 1
                     self.again_characters += len(source.raw)
                 else:
-                    finals.write(pack(final))
-                    self.succeeded += final.succeeded
-                    self.failed += not final.succeeded
+                    self.succeeded += succeeded
+                    self.failed += not succeeded
 
-    def _final(self, source: SourceLine) -> Final | None:
-        """Return the line's final result, None if it is to be tried again."""
+    def _decide(self, source: SourceLine, finals: "Finals") -> bool | None:
+        """Note the line's final result, and return whether it succeeded; None if it is to be tried again."""
         custom_id = custom_id_of(source.raw)
         place = self._answers.place(custom_id if self._member is None else bundled_id(self._member, source.line))
         unanswered = not self._answers.output_lost if place is None else place.verdict is Verdict.RETRY
         if unanswered and self._may_try_again():
             return None
         if place is None:
-            return Final(source.line, False, no_response(custom_id, self._why()))
-        raw = self._answers.read(place)
-        if self._member is not None:
-            raw = with_custom_id(raw, custom_id)
-            result = read_result(raw)
-            self._usage += result.usage if result else Usage()
-        return Final(source.line, place.verdict is Verdict.SUCCEEDED, raw)
+            finals.make(source.line, no_response(custom_id, self._why()), succeeded=False)
+            return False
+        succeeded = place.verdict is Verdict.SUCCEEDED
+        if self._member is None:
+            finals.note(source.line, place)
+            return succeeded
+        raw = with_custom_id(self._answers.read(place), custom_id)
+        result = read_result(raw)
+        self._usage += result.usage if result else Usage()
+        finals.make(source.line, raw, succeeded=succeeded)
+        return succeeded
 
     def _may_try_again(self) -> bool:
         attempts_left = self._part.attempt - self._part.attempts_before < self._app.settings.max_attempts
@@ -152,7 +158,7 @@ class Settling:
                 PartState.SETTLED, None, succeeded=self.succeeded, failed=self.failed, usage=self._usage
             )
             if not self.again and work.job.row.parts_left == 1:
-                return finish(self._app, work, last=(part, self._read_finals()))
+                return finish(self._app, work, last=(part, iter(self._finals)))
             try:
                 self._keep(work, held, part)
             except ConflictError:
@@ -164,8 +170,7 @@ class Settling:
         app, container = self._app, self._app.settings.work_container
         results, again = f"{part.work_path}.results", f"{part.work_path}.again"
         if self.succeeded or self.failed:
-            with self._finals.open("rb") as finals:
-                app.containers.write(container, results, finals)
+            app.containers.write(container, results, map(pack, self._finals))
             part = msgspec.structs.replace(part, results=results)
         changes = [Change(part, held.etag)]
         follow: Part | None = None
@@ -201,6 +206,48 @@ class Settling:
     def _later(self) -> datetime:
         return clock.after(self._app.settings.resend_seconds)
 
-    def _read_finals(self) -> Iterator[Final]:
-        with self._finals.open("rb") as finals:
-            yield from map(unpack, finals)
+
+class Finals:
+    """The final results of one attempt, in the order in which they were noted.
+
+    In memory is where each lies: in the service's own files, or, for a line that was made here, in a file of theirs.
+    """
+
+    _MADE = 2
+    """The number of that file, after the service's two."""
+
+    def __init__(self, answers: Answers, made: Path) -> None:
+        self._answers, self._path = answers, made
+        self._lines, self._offsets, self._lengths = array("Q"), array("Q"), array("L")
+        self._files, self._successes = bytearray(), bytearray()
+
+    def __enter__(self) -> "Finals":
+        self._made = self._path.open("wb")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._made.close()
+
+    def note(self, line: int, place: Place) -> None:
+        """Add a request whose result is the service's own line."""
+        self._add(line, place.file, place.offset, place.length, succeeded=place.verdict is Verdict.SUCCEEDED)
+
+    def make(self, line: int, raw: bytes, *, succeeded: bool) -> None:
+        """Add a request whose result is `raw`."""
+        self._add(line, self._MADE, self._made.tell(), len(raw), succeeded=succeeded)
+        self._made.write(raw)
+
+    def __iter__(self) -> Iterator[Final]:
+        with self._path.open("rb") as made:
+            for line, file, offset, length, succeeded in zip(
+                self._lines, self._files, self._offsets, self._lengths, self._successes, strict=True
+            ):
+                source = made if file == self._MADE else self._answers.file(file)
+                yield Final(line, bool(succeeded), os.pread(source.fileno(), length, offset))
+
+    def _add(self, line: int, file: int, offset: int, length: int, *, succeeded: bool) -> None:
+        self._lines.append(line)
+        self._files.append(file)
+        self._offsets.append(offset)
+        self._lengths.append(length)
+        self._successes.append(succeeded)

@@ -2,7 +2,9 @@
 
 import contextlib
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -16,6 +18,10 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 4 * 1024 * 1024
 """How much is asked for, and sent, at a time."""
+
+AHEAD = 1
+"""How many chunks are asked for before they are needed, or are on their way to a blob while the next one fills: the
+network then works while we do, and what is held stays the same for a blob of any size."""
 
 FIRST_COPY_POLL_SECONDS = 0.02
 COPY_POLL_SECONDS = 0.5
@@ -75,7 +81,7 @@ class Containers:
 
         blob = self._blob(drop.container, drop.name)
         try:
-            yield from blob.download_blob(**_if_still(drop.etag)).chunks()
+            yield from _read_ahead(blob, 0, None, drop.etag)
         except (ResourceModifiedError, ResourceNotFoundError) as error:
             raise DropGoneError(drop.name) from error
 
@@ -117,7 +123,7 @@ class Containers:
         """Yield a blob's content, or that byte range of it."""
         if length == 0:
             return
-        yield from self._blob(container, name).download_blob(offset=offset, length=length).chunks()
+        yield from _read_ahead(self._blob(container, name), offset, length)
 
     def writer(self, container: str, name: str, block_bytes: int = CHUNK_BYTES) -> "Writer":
         """Return a writer for a blob; until it is closed, what was there before stays to be seen."""
@@ -211,6 +217,41 @@ def _drop(properties: Any) -> Drop:
     )
 
 
+def _read_ahead(blob: "BlobClient", offset: int, length: int | None, etag: str = "") -> Iterator[bytes]:
+    """Yield a byte range of one version of a blob, to its end if there is no length, AHEAD chunks before they are used.
+
+    Without an ETag it is the version that is there at first.
+    """
+
+    def chunk(start: int, end: int, etag: str) -> bytes:
+        size = min(CHUNK_BYTES, end - start)
+        content: bytes = blob.download_blob(offset=start, length=size, **_if_still(etag)).readall()
+        return content
+
+    begin = None if not offset and length is None else offset  # as a range, an empty blob would be an error
+    first = blob.download_blob(begin, length, **(_if_still(etag) if etag else {}))
+    version, end = first.properties.etag.strip('"'), offset + first.size
+    head = next(first.chunks(), b"")
+    if head:
+        yield head
+    starts = iter(range(offset + len(head), end, CHUNK_BYTES))
+    start = next(starts, None)
+    if start is None:
+        return
+    pool = ThreadPoolExecutor(AHEAD, thread_name_prefix="read-ahead")
+    try:
+        coming = deque([pool.submit(chunk, start, end, version)])
+        while coming:
+            while len(coming) < AHEAD and (start := next(starts, None)) is not None:
+                coming.append(pool.submit(chunk, start, end, version))
+            piece = coming.popleft().result()
+            if (start := next(starts, None)) is not None:
+                coming.append(pool.submit(chunk, start, end, version))
+            yield piece
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def _if_still(etag: str) -> dict[str, Any]:
     """Return the condition that a blob is of that version. ETags are kept without the quotes that HTTP puts around."""
     from azure.core import MatchConditions
@@ -241,6 +282,8 @@ class Writer:
         self._place = place
         self._held = bytearray()
         self._blocks: list[Any] = []
+        self._pool: ThreadPoolExecutor | None = None
+        self._on_their_way: deque[Future[Any]] = deque()
         self.lines = 0
 
     @property
@@ -259,15 +302,24 @@ class Writer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None and self.lines:
-            self._commit()
+        try:
+            if kind is None and self.lines:
+                self._commit()
+        finally:
+            if self._pool is not None:
+                self._pool.shutdown(cancel_futures=True)
 
     def _stage(self) -> None:
+        """Send what is held as a block, while more is written; wait where AHEAD blocks are on their way already."""
         from azure.storage.blob import BlobBlock
 
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(AHEAD, thread_name_prefix="write")
+        while len(self._on_their_way) >= AHEAD:
+            self._on_their_way.popleft().result()
         # The ids are the same each time: writing again what was half written leaves no blocks of another kind behind.
         block = f"{len(self._blocks):08d}"
-        self._blob.stage_block(block, bytes(self._held))
+        self._on_their_way.append(self._pool.submit(self._blob.stage_block, block, bytes(self._held)))
         self._blocks.append(BlobBlock(block))
         self._held.clear()
 
@@ -280,4 +332,6 @@ class Writer:
             return
         if self._held:
             self._stage()
+        while self._on_their_way:
+            self._on_their_way.popleft().result()
         self._blob.commit_block_list(self._blocks, content_settings=jsonl)

@@ -49,7 +49,9 @@ def finish(app: App, work: Work, last: tuple[Part, Iterator[Final]] | None = Non
     with _finishing(app, work.job) as job:
         if job is None:
             return False
-        found = app.containers.report(job.row.path)
+        # Reports are written by jobs that finish: one that was not at it yet, and never retried, has none to look for.
+        begun = work.job.row.state is JobState.FINISHING or job.row.retried_at is not None
+        found = app.containers.report(job.row.path) if begun else None
         if found is not None and is_of(job.row, found):
             document = found
         else:

@@ -1,12 +1,13 @@
 """Blobs on Azurite: a drop is read at one version, results appear whole, and the inbox blob is never touched."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from azure.storage.blob import BlobClient, BlobServiceClient, ContainerClient
 
 from batch_fn.app import App
-from batch_fn.containers import CHUNK_BYTES, Containers, Drop, DropGoneError
+from batch_fn.containers import AHEAD, CHUNK_BYTES, Containers, Drop, DropGoneError
 from batch_fn.settings import Settings
 from devkit.azurite import Azurite
 from devkit.stack import provision
@@ -108,7 +109,7 @@ def test_a_drop_is_read_whole_a_chunk_at_a_time(containers: Containers, size: in
 @pytest.mark.parametrize("change", ["overwritten", "overwritten by the same", "deleted", "given metadata"])
 @pytest.mark.parametrize("already_read", [0, 1])
 def test_a_drop_that_changes_while_it_is_read_is_gone(containers: Containers, change: str, already_read: int) -> None:
-    content = b"x" * TEN_MEGABYTES
+    content = b"x" * CHUNK_BYTES * (AHEAD + 3)  # more than is asked for ahead
     drop = dropped(containers, content)
     reading = containers.read_drop(drop)
     for _ in range(already_read):
@@ -256,6 +257,23 @@ def test_a_writer_that_ends_in_an_error_leaves_what_was_there_and_can_write_agai
     assert content_of(settings, place) == LINE
     assert write_lines(containers, settings, megabytes * 1024 + 1) == place
     assert content_of(settings, place) == LINE * (megabytes * 1024 + 1)
+
+
+def test_a_block_that_does_not_arrive_leaves_what_was_there(
+    containers: Containers, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = BlobClient.stage_block
+
+    def lose(blob: BlobClient, block_id: str, *given: Any, **named: Any) -> Any:
+        if block_id.endswith("1"):
+            raise TimeoutError
+        return stage(blob, block_id, *given, **named)
+
+    place = write_lines(containers, settings, 1) or ""
+    monkeypatch.setattr(BlobClient, "stage_block", lose)
+    with pytest.raises(TimeoutError):  # the last block on its way is waited for before the blob is put together
+        write_lines(containers, settings, 2 * CHUNK_BYTES // len(LINE) + 1)
+    assert content_of(settings, place) == LINE
 
 
 # Reports, and deleting

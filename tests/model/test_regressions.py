@@ -164,7 +164,7 @@ def test_a_bundle_is_larger_than_its_deployment_takes(mode: type[Pipeline]) -> N
 def test_a_member_is_settled_while_another_is_not() -> None:
     """Whoever comes back to the bundle tried to settle it a second time, and never came to the other."""
     with _pipeline() as pipeline:
-        _an_ended_bundle_is_collected(pipeline, (Fate.BUSY, 14))
+        _an_ended_bundle_is_collected(pipeline, (Fate.BUSY, 13))
         assert {part.state for part in pipeline.world.parts()} >= {PartState.SETTLED, PartState.BUNDLED}
 
 
