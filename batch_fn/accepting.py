@@ -5,8 +5,9 @@ import msgspec
 from batch_fn import clock, journal
 from batch_fn.app import App
 from batch_fn.bundling import may_bundle
-from batch_fn.jobs import Job, JobState, Part
+from batch_fn.jobs import Job, JobState, Part, Usage
 from batch_fn.ledger import Change, ConflictError, Held
+from batch_fn.prices import cost
 
 
 def accept(app: App, held: Held[Job], parts: list[Part], kept: Part | None = None) -> bool:
@@ -33,7 +34,14 @@ def accept(app: App, held: Held[Job], parts: list[Part], kept: Part | None = Non
                 return False
             asked_at, etag = before.cancel_asked_at, work.job.etag
             job = msgspec.structs.replace(job, cancelled=True, cancel_asked_at=asked_at, due=clock.now())
-    journal.note("job_accepted", job_id=job.job_id, requests=job.requests, parts=len(parts))
+    journal.note("job_accepted", job_id=job.job_id, requests=job.requests, parts=len(parts), **_estimate(app, parts))
     for part in parts:
         app.queues.submit(job.job_id, part.key, app.settings.bundle_seconds if part.bundles else 0)
     return True
+
+
+def _estimate(app: App, parts: list[Part]) -> dict[str, float | None]:
+    """Return what is expected of the input alone: how long the answers will be, nobody knows."""
+    spent = [(part.deployment, Usage(part.estimated_tokens, 0, part.estimated_tokens)) for part in parts]
+    tokens = sum(part.estimated_tokens for part in parts)
+    return {"input_tokens_estimated": tokens, "input_cost_estimated": cost(spent, app.settings.prices)}
