@@ -121,7 +121,11 @@ def calls_of(source: str) -> set[str]:
     """Return the calls in the source that go to storage or to the service."""
     found = set()
     for node in ast.walk(ast.parse(source)):
-        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+        if not isinstance(node, ast.Call):
+            continue
+        # A method that is handed on, to be called in a thread, is called as well.
+        found |= {each.attr for each in node.args if isinstance(each, ast.Attribute) and each.attr in SDK_METHODS}
+        if not isinstance(node.func, ast.Attribute):
             continue
         *owners, name = chain(node.func) or [node.func.attr]
         kind = next((each for each in ("files", "batches") if each in owners), None)
