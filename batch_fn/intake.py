@@ -17,7 +17,7 @@ from batch_fn.ledger import Held, Work
 from batch_fn.picking import pick
 from batch_fn.planning import Limits, Planner
 from batch_fn.queues import Errand
-from batch_fn.requests import Code, Finding, Rules, check
+from batch_fn.requests import Code, Finding, Rules, survey
 from batch_fn.retrying import take_up
 from batch_fn.settings import Settings
 
@@ -158,7 +158,7 @@ def _read(app: App, drop: Drop, job: Job, rules: Rules, findings: Findings) -> P
         findings.add(too_large(drop.bytes, app.settings.max_drop_bytes))
         return planner
     try:
-        for each in check(app.containers.read_drop(drop), rules):
+        for each in survey(app.containers.read_drop(drop), rules):
             if isinstance(each, Finding):
                 findings.add(each)
             elif not findings.count:

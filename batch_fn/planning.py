@@ -8,7 +8,7 @@ import msgspec
 
 from batch_fn.jobs import Part, PartState, Source, estimated_tokens
 from batch_fn.lines import lines
-from batch_fn.requests import Request, body_characters
+from batch_fn.requests import Request, Stretch, body_characters
 
 FILLED_BYTES = len('"model":"",')
 """What filling in a deployment adds to a line at most, besides its name."""
@@ -37,17 +37,21 @@ class Planner:
         self._open: dict[tuple[str, str], int] = {}
         self._last: int | None = None
 
-    def add(self, request: Request) -> int:
-        """Lay one more line. Return the index of its part."""
-        size = request.length + 1 + (FILLED_BYTES + len(request.deployment.encode()) if request.filled else 0)
-        group = (request.deployment, request.url)
+    def add(self, lines: Request | Stretch) -> int:
+        """Lay more lines. Return the index of the part of the last one."""
+        filling = FILLED_BYTES + len(lines.deployment.encode()) if lines.filled else 0
+        size = lines.length + 1 + lines.requests * filling
+        group = (lines.deployment, lines.url)
         index = self._open.get(group)
-        if index is None or not self._ranges[index].has_room(size, request.characters, self._limits):
+        room = index is not None and self._ranges[index].has_room(lines, size, self._limits)
+        if isinstance(lines, Stretch) and not room:
+            return [self.add(each) for each in lines.each()][-1]
+        if index is None or not room:
             index = self._open[group] = len(self._ranges)
-            self._ranges.append(_Range(request))
+            self._ranges.append(_Range(lines))
         elif index != self._last:
             self._ranges[index].interleaved = True
-        self._ranges[index].take(request, size)
+        self._ranges[index].take(lines, size)
         self._last = index
         return index
 
@@ -106,29 +110,29 @@ class Planner:
 class _Range:
     """A run of lines that is to be one part."""
 
-    def __init__(self, first: Request) -> None:
+    def __init__(self, first: Request | Stretch) -> None:
         self.start = self.end = first.offset
         self.first_line = first.line
         self.deployment, self.url = first.deployment, first.url
         self.requests = self.characters = self.size = 0
         self.fill, self.verbatim, self.interleaved = False, True, False
 
-    def has_room(self, size: int, characters: int, limits: Limits) -> bool:
-        tokens = estimated_tokens(self.characters + characters)
+    def has_room(self, lines: Request | Stretch, size: int, limits: Limits) -> bool:
+        tokens = estimated_tokens(self.characters + lines.characters)
         return (
             self.size + size <= limits.bytes
-            and self.requests < limits.requests
+            and self.requests + lines.requests <= limits.requests
             and (limits.tokens is None or tokens <= limits.tokens)
         )
 
-    def take(self, request: Request, size: int) -> None:
+    def take(self, lines: Request | Stretch, size: int) -> None:
         # Anything between two lines but one line feed (a blank line, a carriage return) must not be sent.
-        follows_on = request.offset == self.end + 1 or not self.requests
-        self.verbatim = self.verbatim and follows_on and not request.filled
-        self.fill = self.fill or request.filled
-        self.end = request.offset + request.length
-        self.requests += 1
-        self.characters += request.characters
+        follows_on = lines.offset == self.end + 1 or not self.requests
+        self.verbatim = self.verbatim and follows_on and not lines.filled
+        self.fill = self.fill or lines.filled
+        self.end = lines.offset + lines.length
+        self.requests += lines.requests
+        self.characters += lines.characters
         self.size += size
 
 

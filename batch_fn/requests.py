@@ -6,13 +6,13 @@ service takes minutes to say the same, and does not name every line.
 
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
 from batch_fn.custom_ids import CustomIds
-from batch_fn.lines import Line, lines
-from batch_fn.shapes import Shapes
+from batch_fn.lines import Block, Line, blocks
+from batch_fn.shapes import Run, Shapes
 from batch_fn.strict_json import SHOWN, NotJsonError, parse, parse_if_flawless, shown
 
 PLACEHOLDER = "REPLACE-WITH-MODEL-DEPLOYMENT-NAME"  # what the documentation's samples have as body.model
@@ -52,6 +52,9 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     `filled` says that `deployment` came from the rules: the line is to go through fill_deployment on its way.
     """
 
+    requests: ClassVar[int] = 1
+    """How many these are; a Stretch is more."""
+
     line: int
     offset: int
     length: int
@@ -60,6 +63,34 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     deployment: str
     characters: int
     filled: bool
+
+
+class Stretch(msgspec.Struct, frozen=True, gc=False):
+    """Accepted lines that stand together, with one line feed between them, and are of one url and deployment.
+
+    `line` and `offset` are the first one's, `length` (with the line feeds between) and `characters` those of all.
+    """
+
+    line: int
+    offset: int
+    length: int
+    requests: int
+    url: str
+    deployment: str
+    characters: int
+    filled: bool
+    run: Run
+
+    def each(self) -> Iterator[Request]:
+        """Yield them one by one."""
+        block, shape = self.run.block, self.run.shape
+        for line, name in zip(block.lines(self.line, self.length), self.run.custom_ids, strict=True):
+            assert line is not None  # noqa: S101 - none that has a shape is blank
+            text, custom_id = line.raw if block.ascii else line.raw.decode(), name.decode()
+            characters = len(text) + 1 - shape.envelope - len(custom_id)
+            yield Request(
+                line.number, line.offset, line.length, custom_id, shape.url, shape.deployment, characters, shape.filled
+            )
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,16 +116,21 @@ def check(chunks: Iterable[bytes], rules: Rules) -> Iterator[Request | Finding]:
     In the order of the lines, as they are read. Nothing is raised but what `chunks` raises. A drop without any line
     gives the finding empty_file. A drop in UTF-16 gives one finding, and is not read on.
     """
-    drop = _Drop(rules)
-    for line in lines(chunks, rules.max_line_bytes):
-        if not drop.count and _is_utf16(line.raw):
-            yield Finding(line.number, Code.INVALID_JSON_LINE, "The file is UTF-16. Save it as UTF-8.")
-            return
-        result = drop.check(line)
-        if isinstance(result, Request):
-            yield result
+    for found in survey(chunks, rules):
+        if isinstance(found, Stretch):
+            yield from found.each()
         else:
-            yield from result
+            yield found
+
+
+def survey(chunks: Iterable[bytes], rules: Rules) -> Iterator[Stretch | Request | Finding]:
+    """Yield what `check` does, with the requests that stand together mostly in one: the fastest way through a drop."""
+    drop = _Drop(rules)
+    for block in blocks(chunks, rules.max_line_bytes):
+        if not drop.count and _is_utf16(block.chunk[block.begin : block.begin + 2]):
+            yield Finding(drop.next_line, Code.INVALID_JSON_LINE, "The file is UTF-16. Save it as UTF-8.")
+            return
+        yield from drop.check(block)
     if not drop.count:
         yield Finding(1, Code.EMPTY_FILE, "The file has no request. Write one JSON object per line.")
 
@@ -151,37 +187,56 @@ class _Drop:
 
     def __init__(self, rules: Rules) -> None:
         self.count = 0
+        self.next_line = 1
         self._rules = rules
         self._custom_ids = CustomIds(rules.max_requests)
         self._shapes = Shapes()
         self._url: tuple[str, int] | None = None  # the first valid one, and its line
         self._deployment: tuple[str, int] | None = None  # likewise
 
-    def check(self, line: Line) -> Request | list[Finding]:
-        """Return the line's Request, or its findings.
+    def check(self, block: Block) -> Iterator[Stretch | Request | Finding]:
+        """Yield the lines' requests and findings.
 
-        Of the lines past the limit of requests the first has a finding for that. The others may have none at all: such
-        a line gives an empty list.
+        Of the lines past the limit of requests the first has a finding for that. The others may have none at all.
         """
+        rest: Block | None = block
+        while rest is not None:
+            run = self._shapes.run(rest)
+            if run is not None and self._is_accepted(run):
+                yield _stretch(self.next_line, run)
+                some = run.block
+                self.next_line += len(run.custom_ids)
+            else:
+                some = rest.head(1) if run is None else run.block
+                for line in some.lines(self.next_line, self._rules.max_line_bytes):
+                    self.next_line += 1
+                    if line is not None:
+                        yield from self._check_line(line)
+            rest = rest.after(some)
+
+    def _is_accepted(self, run: Run) -> bool:
+        """Return whether nothing is wrong with any line of a run, and then count all of them in.
+
+        Where a drop's lines must be alike in url and deployment, they are: shapes are those of accepted lines.
+        """
+        count = len(run.custom_ids)
+        fits = 0 < count <= self._rules.max_requests - self.count
+        accepted = fits and self._custom_ids.are_new(run.custom_ids, self.next_line)
+        self.count += count if accepted else 0
+        return accepted
+
+    def _check_line(self, line: Line) -> Iterator[Request | Finding]:
         self.count += 1
-        if self.count > self._rules.max_requests:
-            return self._check_carefully(line)
-        found = self._shapes.find(line.raw)
-        if found is None:
-            result = self._check_carefully(line)
-            if isinstance(result, Request):
-                self._shapes.learn(line.raw, result.url, result.deployment, filled=result.filled)
-            return result
-        url, deployment, filled = found.shape.url, found.shape.deployment, found.shape.filled
-        problems: _Problems = []
-        self._compare(line.number, found.custom_id, url, deployment, problems)
-        if problems:
-            return _findings(line.number, problems, found.custom_id)
-        number, offset, length = line.number, line.offset, line.length
-        return Request(number, offset, length, found.custom_id, url, deployment, found.characters, filled)
+        result = self._check_carefully(line)
+        if isinstance(result, Request):
+            custom_id, characters, filled = result.custom_id, result.characters, result.filled
+            self._shapes.learn(line.raw, custom_id, characters, result.url, result.deployment, filled=filled)
+            yield result
+        else:
+            yield from result
 
     def _check_carefully(self, line: Line) -> Request | list[Finding]:
-        """Return the same for any line; what `check` does for a line of a known shape is a shorter way to it."""
+        """Return the line's Request, or its findings; what is done with a run of known shape is a shorter way to it."""
         rules = self._rules
         problems: _Problems = []
         if self.count > rules.max_requests:
@@ -213,7 +268,7 @@ class _Drop:
         self, line: int, custom_id: str | None, url: str | None, deployment: str | None, problems: _Problems
     ) -> None:
         if custom_id is not None:
-            first = self._custom_ids.first_line(custom_id, line)
+            first = self._custom_ids.first_line(custom_id.encode(errors="surrogatepass"), line)
             if first != line:
                 used = f'custom_id "{shown(custom_id)}" was used on line {first}'
                 problems.append((Code.DUPLICATE_CUSTOM_ID, f"{used}. Give each line one of its own."))
@@ -227,6 +282,12 @@ class _Drop:
             self._deployment = self._deployment or (deployment, line)
             if deployment != self._deployment[0]:
                 problems.append((Code.MODEL_MISMATCH, _mismatch("body.model", deployment, *self._deployment)))
+
+
+def _stretch(line: int, run: Run) -> Stretch:
+    block, shape = run.block, run.shape
+    length, count = block.end - block.begin - 1, len(run.custom_ids)
+    return Stretch(line, block.offset, length, count, shape.url, shape.deployment, run.characters, shape.filled, run)
 
 
 def _mismatch(name: str, value: str, first: str, line: int) -> str:

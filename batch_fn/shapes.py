@@ -1,4 +1,4 @@
-"""What the lines of a drop have in common, so that a line like one already accepted is checked by two calls into C.
+"""What the lines of a drop have in common: those like one already accepted are checked many at a time, by calls into C.
 
 The lines of a drop are mostly written by one program: the same keys in the same order, only the texts differ. A Shape
 is a pattern made from an accepted line: its keys, brackets, spaces, constants, method, url and model as they are, its
@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 import msgspec
 
+from batch_fn.lines import Block
+
 LEARN_AFTER = 16  # lines: a pattern takes a millisecond to compile, which does not pay in a small drop
 MOST_SHAPES = 16  # of a drop: a line that has none of them has been tried against all
 MOST_TOKENS = 2000  # of a line that is learnt: what compiles in a few milliseconds
@@ -21,24 +23,31 @@ _NUMBER = rb"-?+(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][-+]?+[0-9]++)?+"
 _CUSTOM_ID = rb'"([^"\\]++)"'  # one with an escape is left to the careful way
 _TOKEN = re.compile(rb'([ \t\r]*+)("(?:[^"\\]++|\\.)*+"|[{}\[\]:,]|[^ \t\r{}\[\]:,"]++)', re.DOTALL)
 _KEPT = {("method",), ("url",), ("body", "model")}  # the strings that a check looks at
-_SKIP = msgspec.json.Decoder(msgspec.Raw).decode
+_REST = rb"|.+"  # the first line that is not like the others, and all after it: nothing is searched for
+_SKIP = msgspec.json.Decoder(msgspec.Raw).decode_lines
 
 
 class Shape(msgspec.Struct, frozen=True):
-    """What lines of one pattern have in common; the pattern's groups are the custom_id and the body."""
+    """What lines of one pattern have in common."""
 
-    match: Callable[[bytes], re.Match[bytes] | None]
+    custom_ids: Callable[[bytes, int, int], list[bytes]]
+    """The custom_ids of the lines from one place on that match, and an empty one where not all match to the other."""
+    envelope: int
+    """How many characters a line has around its body, its custom_id left out, and its line feed counted in."""
     url: str
     deployment: str
     filled: bool
 
 
-class Found(msgspec.Struct, frozen=True, gc=False):
-    """A line that has a shape: nothing is wrong with it by itself."""
+class Run(msgspec.Struct, frozen=True):
+    """Lines that stand together and match one pattern."""
 
+    block: Block
     shape: Shape
-    custom_id: str
+    custom_ids: list[bytes]
+    """Of each line; none if the lines have to be looked at: what stands in a string of theirs is not JSON."""
     characters: int
+    """Of all the bodies."""
 
 
 class Shapes:
@@ -48,36 +57,45 @@ class Shapes:
         self._shapes: list[Shape] = []
         self._learnt = 0
 
-    def find(self, raw: bytes) -> Found | None:
-        """Return what the line `raw` says if it is like one that was accepted, None if it has to be looked at."""
+    def run(self, block: Block) -> Run | None:
+        """Return the first lines of a block that are like one that was accepted, None if not even the first line is."""
         for shape in self._shapes:
-            match = shape.match(raw)
-            if match is not None:
+            custom_ids = shape.custom_ids(block.chunk, block.begin, block.end)
+            if not custom_ids[-1]:
+                custom_ids.pop()
+                block = block.head(len(custom_ids)) if custom_ids else block
+            if custom_ids:
                 break
         else:
-            return None
-        begin, end = match.span(2)
-        characters = end - begin
-        try:
-            _SKIP(raw)  # refuses control characters, what is no escape and lone surrogates; it does not look at UTF-8
-            if not raw.isascii():
-                characters = len(raw.decode()) - len((raw[:begin] + raw[end:]).decode())
-            custom_id = match[1].decode()
-        except (msgspec.DecodeError, UnicodeDecodeError):
             return None
         if shape is not self._shapes[0]:
             self._shapes.remove(shape)
             self._shapes.insert(0, shape)
-        return Found(shape, custom_id, characters)
+        return _checked(block, shape, custom_ids)
 
-    def learn(self, raw: bytes, url: str, deployment: str, *, filled: bool) -> None:
-        """Remember the shape of the line `raw`, which was accepted."""
+    def learn(self, raw: bytes, custom_id: str, characters: int, url: str, deployment: str, *, filled: bool) -> None:
+        """Remember the shape of the line `raw`, which was accepted, and whose body has that many characters."""
         self._learnt += 1
         if self._learnt < LEARN_AFTER or len(self._shapes) == MOST_SHAPES:
             return
         pattern = _Writer(raw).pattern()
         if pattern is not None:
-            self._shapes.insert(0, Shape(re.compile(pattern, re.DOTALL).fullmatch, url, deployment, filled))
+            envelope = len(raw.decode().rstrip(" \t\r")) + 1 - characters - len(custom_id)
+            custom_ids = re.compile(pattern + rb"\n" + _REST, re.DOTALL).findall
+            self._shapes.insert(0, Shape(custom_ids, envelope, url, deployment, filled))
+
+
+def _checked(block: Block, shape: Shape, custom_ids: list[bytes]) -> Run:
+    """Return the lines as a run, once it is seen that what stands in their strings is JSON, and UTF-8."""
+    content = memoryview(block.chunk)[block.begin : block.end]
+    together = b"".join(custom_ids)
+    try:
+        _SKIP(content)  # refuses control characters, what is no escape and lone surrogates; it does not look at UTF-8
+        size = len(content) if block.ascii else len(str(content, "utf-8"))
+        names = len(together) if block.ascii else len(together.decode())
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return Run(block, shape, [], 0)
+    return Run(block, shape, custom_ids, size - len(custom_ids) * shape.envelope - names)
 
 
 class _Writer:
@@ -87,13 +105,19 @@ class _Writer:
         self._raw = raw
         self._tokens: list[tuple[bytes, bytes]] = _TOKEN.findall(raw)
         self._next = 0
+        self._free_outside = False
 
     def pattern(self) -> bytes | None:
-        """Return the line's pattern, None if it has none: it is too large, or a key is written with an escape."""
+        """Return the line's pattern, whose group is the custom_id; None if it has none.
+
+        That is so if it is too large, a key or the custom_id is written with an escape, or, outside the body, more than
+        the custom_id may differ from line to line.
+        """
         keys = (one[1] for one, two in zip(self._tokens, self._tokens[1:], strict=False) if two[1] == b":")
         if len(self._tokens) > MOST_TOKENS or any(b"\\" in key for key in keys):
             return None
-        return self._value(()) + rb"[ \t\r]*+"
+        pattern = self._value(())
+        return None if self._free_outside else pattern
 
     def _take(self) -> tuple[bytes, bytes]:
         """Return the next token: the space before it, and itself."""
@@ -105,15 +129,16 @@ class _Writer:
         """Return the pattern of the next value, which is at `path`."""
         space, token = self._take()
         if token == b"{":
-            value = rb"\{" + self._members(path)
-            return space + (b"(" + value + b")" if path == ("body",) else value)
+            return space + rb"\{" + self._members(path)
         if token == b"[":
             return space + rb"\[" + self._elements(path)
-        if token.startswith(b'"') and path not in _KEPT:
-            return space + (_CUSTOM_ID if path == ("custom_id",) else _STRING)
-        if token[:1] in b"-0123456789":
-            return space + _NUMBER
-        return space + re.escape(token)
+        if path == ("custom_id",) and b"\\" not in token:
+            return space + _CUSTOM_ID
+        free = _NUMBER if token[:1] in b"-0123456789" else _STRING if token.startswith(b'"') else None
+        if free is None or path in _KEPT:
+            return space + re.escape(token)
+        self._free_outside |= path[0] != "body"
+        return space + free
 
     def _members(self, path: tuple[str, ...]) -> bytes:
         members = b""
@@ -140,5 +165,6 @@ class _Writer:
                 break
             others.append(space + token + self._value(path))
         same = len(set(others)) == 1 and others[0].endswith(first)
+        self._free_outside |= same and path[0] != "body"
         rest = b"(?:" + others[0] + b")*+" if same else b"".join(others)
         return first + rest + space + rb"\]"

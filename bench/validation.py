@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from batch_fn.containers import CHUNK_BYTES
-from batch_fn.requests import Finding, Rules, check
+from batch_fn.requests import Finding, Rules, survey
 from batch_fn.settings import Settings
 from bench.data import ACCENTED, ESCAPED, PLAIN, write_drop
 from bench.measuring import MB, Rounds, Sizes, cpu_took, interleaved
@@ -89,8 +89,8 @@ def _ours(path: Path) -> int:
     )
     count = 0
     with path.open("rb") as file:
-        for each in check(iter(partial(file.read, CHUNK_BYTES), b""), rules):
-            count += not isinstance(each, Finding)
+        for each in survey(iter(partial(file.read, CHUNK_BYTES), b""), rules):
+            count += 0 if isinstance(each, Finding) else each.requests
     return count
 
 

@@ -548,8 +548,9 @@ def test_findings_are_yielded_as_they_are_found() -> None:
 
 def test_custom_ids_are_exact_and_bounded() -> None:
     ids = CustomIds(limit=3)
-    long = "x" * 1000
-    assert [ids.first_line(key, number) for number, key in enumerate(["a", long, long + "y", long, "b", "b"], 1)] == [
+    long = b"x" * 1000
+    names = [b"a", long, long + b"y", long, b"b", b"b"]
+    assert [ids.first_line(key, number) for number, key in enumerate(names, 1)] == [
         *[1, 2, 3, 2, 5, 6]  # "b" comes after the limit
     ]
-    assert ids.first_line("a", 7) == 1
+    assert ids.first_line(b"a", 7) == 1
