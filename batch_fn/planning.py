@@ -28,10 +28,13 @@ class Planner:
 
     A part is a byte range of the blob `name`, of `size` bytes, where its lines stand together. Where lines of other
     parts stand in between, it is `interleaved`: its lines have to be picked into a blob of their own.
+    There are at most `most` parts, if that is given: the last one then takes all that is left, limits or not.
     """
 
-    def __init__(self, limits: Limits, *, container: str, name: str, size: int, picked: bool = False) -> None:
-        self._limits = limits
+    def __init__(
+        self, limits: Limits, *, container: str, name: str, size: int, picked: bool = False, most: int | None = None
+    ) -> None:
+        self._limits, self._most = limits, most
         self._container, self._name, self._size, self._picked = container, name, size, picked
         self._ranges: list[_Range] = []
         self._open: dict[tuple[str, str], int] = {}
@@ -42,7 +45,8 @@ class Planner:
         size = request.length + 1 + (FILLED_BYTES + len(request.deployment.encode()) if request.filled else 0)
         group = (request.deployment, request.url)
         index = self._open.get(group)
-        if index is None or not self._ranges[index].has_room(size, request.characters, self._limits):
+        last = len(self._ranges) == self._most
+        if index is None or not (last or self._ranges[index].has_room(size, request.characters, self._limits)):
             index = self._open[group] = len(self._ranges)
             self._ranges.append(_Range(request))
         elif index != self._last:
@@ -139,11 +143,15 @@ def split(
     *,
     max_line_bytes: int,
     first_number: int,
+    most: int,
     due: datetime,
 ) -> list[Part]:
-    """Return smaller parts for the lines of a part, whose bytes are `chunks`; they keep its place in the line."""
+    """Return smaller parts for the lines of a part, whose bytes are `chunks`; they keep its place in the line.
+
+    There are at most `most`; the last one may have to be split again.
+    """
     source = part.source
-    planner = Planner(limits, container=source.container, name=source.name, size=0, picked=source.picked)
+    planner = Planner(limits, container=source.container, name=source.name, size=0, picked=source.picked, most=most)
     for line in lines(chunks, max_line_bytes):
         raw = line.raw.partition(b"\t")[2] if source.picked else line.raw
         planner.add(

@@ -42,7 +42,7 @@ from tests.model.world import (
     url_of,
 )
 
-TRANSACTION_LIMIT = 3
+TRANSACTION_LIMIT = 4
 """Rows in one transaction: few, so that small jobs reach what large ones do."""
 
 PAGE = 2

@@ -2,15 +2,18 @@
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 import pytest
 
 from batch_fn.admission import Deployment
 from batch_fn.jobs import Part, PartState
+from batch_fn.ledger import JOB_ROW, Change, Held
+from tests.model.fakes import FakeLedger
 from tests.model.faults import Fate
 from tests.model.machine import NAMES, Delivery, Luck, Pipeline, PipelineOnBlobs
-from tests.model.world import Answer, End, Weather
+from tests.model.world import SETTINGS, Answer, End, Weather
 
 BOTH_MODES = pytest.mark.parametrize("mode", [Pipeline, PipelineOnBlobs])
 
@@ -199,6 +202,35 @@ def test_a_part_is_split_at_its_deployments_limit(mode: type[Pipeline]) -> None:
         for _ in range(10):
             pipeline.all_goes_on_for_a_while(seconds=101, ends=End.COMPLETED, luck=None)
         assert len(pipeline.world.batches) == 2
+
+
+class LongParts(Pipeline):
+    """The app with parts of many lines."""
+
+    settings = replace(SETTINGS, max_part_requests=10)
+
+
+def test_a_part_is_split_into_more_pieces_than_fit_into_one_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those inserted ahead of it were sent where it could not be made, and their lines in another piece as well."""
+    change = FakeLedger.change
+
+    def change_too_late(ledger: FakeLedger, changes: Iterable[Change]) -> None:
+        monkeypatch.setattr(FakeLedger, "change", change)
+        row, etag = ledger.world.rows[job_id][JOB_ROW]
+        ledger.update(Held(row, etag), row)
+        ledger.change(changes)
+
+    with _pipeline(LongParts) as pipeline:
+        pipeline.world.deployments["gpt"] = Deployment(name="gpt", limit=25), "told before"
+        pipeline.a_user_drops_a_file(name=NAMES[0], kind="four parts")
+        _event_comes(pipeline)
+        pipeline.time_passes(seconds=20)
+        (job_id,) = pipeline.world.rows
+        monkeypatch.setattr(FakeLedger, "change", change_too_late)
+        pipeline.a_message_comes(pick=0, how=Delivery.ONCE, luck=None)
+        assert len(pipeline.world.parts()) == 1
+        _all_rides_home(pipeline)
+        assert len(pipeline.world.batches) > 3, "the last piece is split again"
 
 
 def test_a_new_batch_is_not_known_yet_and_the_refused_one_before_it_was_not_known_at_first() -> None:
