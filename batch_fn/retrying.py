@@ -85,14 +85,7 @@ def take_up(app: App, held: Held[Job]) -> None:
         if former is None or is_of(held.row, former):
             return  # overtaken
         parts, kept = _pick(app, held.row, former, folder)
-        job = msgspec.structs.replace(
-            held.row,
-            state=JobState.ACCEPTED,
-            due=clock.now() if held.row.cancelled else None,
-            parts_left=len(parts),
-            accepted_at=clock.now(),
-        )
-        taken = accept(app, Held(job, held.etag), parts, kept)
+        taken = accept(app, held, parts, kept)
     finally:
         if not taken:
             clear_if_gone(app, held.row.job_id, held.row.attempts_before)

@@ -84,6 +84,23 @@ def test_a_process_is_held_up_while_others_go_on(
                 pipeline.all_goes_on_for_a_while(seconds=0, ends=None, luck=None)
 
 
+@pytest.mark.parametrize("kind", ["two parts", "mixed", "a bad line"])
+def test_a_drop_takes_longer_to_read_than_its_row_is_left_alone(kind: str) -> None:
+    """The tick puts the row off, and what had been read was thrown away, each time anew."""
+    for held_at in itertools.count():
+        with _pipeline() as pipeline:
+            pipeline.a_user_drops_a_file(name=NAMES[0], kind=kind)
+            _event_comes(pipeline, (Fate.STALLS, held_at))
+            if not pipeline.strands:
+                assert held_at > 1
+                return
+            pipeline.time_passes(seconds=101)
+            pipeline.the_timer_ticks(luck=None)
+            pipeline.a_process_that_was_held_up_goes_on(pick=0, dies=False)
+            jobs = map(pipeline.world.job_in_hand, pipeline.world.begun)
+            assert all(job is None or job.accepted_at for job in jobs)
+
+
 def _small_files_are_dropped(pipeline: Pipeline, *kinds: str) -> None:
     for name, kind in zip(NAMES, kinds, strict=False):
         pipeline.a_user_drops_a_file(name=name, kind=kind)
