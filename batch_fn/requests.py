@@ -4,6 +4,7 @@ The rules are the service's own ("Error codes" in Azure's how-to for batch), app
 service takes minutes to say the same, and does not name every line.
 """
 
+import json
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from typing import Any
@@ -114,16 +115,36 @@ def fill_deployment(raw: bytes, deployment: str) -> bytes:
 def with_custom_id(raw: bytes, custom_id: str) -> bytes:
     """Return the line `raw`, of an input or a result file, under another custom_id; all else stays byte for byte.
 
-    Raises: msgspec.DecodeError if it is not a JSON object.
+    Of a result that is read loosely, the values stay. Raises: msgspec.DecodeError if it is not a JSON object.
     """
-    members = _MEMBERS.decode(raw)
+    try:
+        members = _MEMBERS.decode(raw)
+    except msgspec.DecodeError:
+        return json.dumps(read_loosely(raw) | {"custom_id": custom_id}).encode()
     members["custom_id"] = msgspec.Raw(msgspec.json.encode(custom_id))
     return msgspec.json.encode(members)
 
 
 def custom_id_of(raw: bytes) -> str:
-    """Return the custom_id of the line `raw`, of a drop or of the service's output. Raises msgspec.DecodeError."""
-    return _CUSTOM_ID.decode(raw).custom_id
+    """Return the custom_id of the line `raw`, of a drop or of a result. Raises msgspec.DecodeError."""
+    try:
+        return _CUSTOM_ID.decode(raw).custom_id
+    except msgspec.DecodeError:
+        return msgspec.convert(read_loosely(raw), _WithCustomId).custom_id
+
+
+def read_loosely(raw: bytes) -> dict[str, Any]:
+    """Return the JSON object of a result line that is not quite JSON: with half a character, NaN, a control character.
+
+    The request was answered, and paid for: a text that is cut off within an emoji ends in half of it, for instance.
+
+    Raises:
+        msgspec.DecodeError: if it is not that either.
+    """
+    try:
+        return msgspec.convert(json.loads(raw, strict=False), dict[str, Any])
+    except (ValueError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from error
 
 
 class _WithCustomId(msgspec.Struct):
