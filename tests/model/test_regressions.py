@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 import pytest
+from azure.core.exceptions import ResourceNotFoundError
 
 from batch_fn.admission import Deployment
 from batch_fn.jobs import Part, PartState
 from batch_fn.ledger import JOB_ROW, Change, Held
-from tests.model.fakes import FakeLedger
+from batch_fn.submission import submit
+from tests.model.fakes import FakeLedger, new_process
 from tests.model.faults import Fate
 from tests.model.machine import NAMES, Delivery, Luck, Pipeline, PipelineOnBlobs
 from tests.model.world import SETTINGS, Answer, End, Weather
@@ -179,6 +181,19 @@ def test_a_bundle_is_larger_than_its_deployment_takes(mode: type[Pipeline]) -> N
         for _ in range(8):
             pipeline.all_goes_on_for_a_while(seconds=101, ends=End.COMPLETED, luck=None)
         assert len(pipeline.world.batches) == 3
+
+
+def test_a_member_cannot_be_read() -> None:
+    """All the others waited for as long as it did: they were bundled with it again and again."""
+    with _pipeline() as pipeline:
+        _small_files_are_dropped(pipeline, "one line", "one line", "one line")
+        first, *_, lost = pipeline.world.begun.values()
+        place = (SETTINGS.archive_container, f"{lost.path}.jsonl")
+        copy = pipeline.world.blobs.pop(place)
+        with pytest.raises(ResourceNotFoundError):
+            submit(new_process(pipeline.world), first.job_id, "part-00001-01")
+        pipeline.world.blobs[place] = copy
+        assert [(part.state, part.bundles) for part in pipeline.world.parts()] == [(PartState.WAITING, False)] * 3
 
 
 def test_a_member_is_settled_while_another_is_not() -> None:
