@@ -56,6 +56,8 @@ def retry(app: App, job_id: str) -> Job:
     work = app.ledger.work(job_id)
     finished = app.ledger.finished(job_id)
     if work is not None:
+        if finished is not None and finished.attempts > work.job.row.attempts_before:
+            raise JobInHandError(job_id)  # all is done but for clearing away
         return _under_way(work.job.row)
     if finished is None:
         raise NoSuchJobError(job_id)

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 from azure.core.exceptions import ResourceNotFoundError
@@ -11,6 +12,7 @@ from azure.core.exceptions import ResourceNotFoundError
 from batch_fn.admission import Deployment
 from batch_fn.jobs import Part, PartState
 from batch_fn.ledger import JOB_ROW, Change, Held
+from batch_fn.retrying import JobInHandError, retry
 from batch_fn.submission import submit
 from tests.model.fakes import FakeLedger, new_process
 from tests.model.faults import Fate
@@ -379,6 +381,19 @@ def test_a_job_is_retried_twice(mode: type[Pipeline]) -> None:
         _all_rides_home(pipeline)
         (finished,) = pipeline.world.history.values()
         assert finished.status == "succeeded"
+
+
+def test_a_job_whose_retry_is_done_and_not_yet_cleared_away_is_in_hand_still() -> None:
+    """The user was told that the second retry is under way, and it never was."""
+    with _pipeline() as pipeline:
+        _a_job_has_failed(pipeline)
+        (job_id,) = pipeline.world.begun
+        pipeline.a_user_retries_a_job(pick=0, luck=None)
+        assert retry(new_process(pipeline.world), job_id).job_id == job_id, "it is under way"
+        with mock.patch.object(FakeLedger, "forget"):
+            _all_rides_home(pipeline)
+            with pytest.raises(JobInHandError):
+                retry(new_process(pipeline.world), job_id)
 
 
 def test_a_retry_that_cannot_be_done_is_given_up_and_the_report_stands() -> None:
