@@ -17,6 +17,7 @@ from batch_fn.shapes import Shapes
 from batch_fn.strict_json import SHOWN, NotJsonError, parse, parse_if_flawless, shown
 
 PLACEHOLDER = "REPLACE-WITH-MODEL-DEPLOYMENT-NAME"  # what the documentation's samples have as body.model
+LONGEST_MODEL = 256  # characters; a deployment's name has 64 at most, and a row of the ledger takes no more than 32K
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -349,10 +350,12 @@ def _body(request: dict[str, Any], problems: _Problems) -> dict[str, Any] | None
 def _deployment(body: dict[str, Any], fill_in: str | None, problems: _Problems) -> tuple[str | None, bool]:
     """Return the line's deployment, None if it has none that is valid, and whether it is `fill_in`, from the rules."""
     model = body.get("model")
-    if isinstance(model, str) and model and model != PLACEHOLDER:
+    if isinstance(model, str) and model and model != PLACEHOLDER and len(model) <= LONGEST_MODEL:
         return model, False
     if model is not None and not isinstance(model, str):
         lacks = f"is {_kind(model)}, not a string"
+    elif model and len(model) > LONGEST_MODEL:
+        lacks = f"has {len(model):,} characters, which no deployment's name has"
     elif fill_in is not None:
         return fill_in, True
     else:
