@@ -219,6 +219,11 @@ class Containers:
         return self._service.get_blob_client(container, name)
 
 
+def _is_folder(drop: Drop) -> bool:
+    """Return whether the blob stands for a folder: where the account has a hierarchy of them, or a client acts so."""
+    return drop.metadata.get("hdi_isfolder") == "true"
+
+
 def _drop(properties: Any) -> Drop:
     return Drop(
         container=properties.container,
@@ -229,11 +234,6 @@ def _drop(properties: Any) -> Drop:
         # Their names are case-insensitive. Source: Azure Storage, "Setting and retrieving properties and metadata".
         metadata={name.lower(): value for name, value in (properties.metadata or {}).items()},
     )
-
-
-def _is_folder(drop: Drop) -> bool:
-    """Return whether the blob stands for a folder: where the account has a hierarchy of them, or a client acts so."""
-    return drop.metadata.get("hdi_isfolder") == "true"
 
 
 def _read_ahead(blob: "BlobClient", offset: int, length: int | None, etag: str = "") -> Iterator[bytes]:
