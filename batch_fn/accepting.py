@@ -5,6 +5,7 @@ import msgspec
 from batch_fn import clock, journal
 from batch_fn.app import App
 from batch_fn.bundling import may_bundle
+from batch_fn.finishing import unmoved
 from batch_fn.jobs import Job, JobState, Part, Usage
 from batch_fn.ledger import Change, ConflictError, Held
 from batch_fn.prices import cost
@@ -13,27 +14,31 @@ from batch_fn.prices import cost
 def accept(app: App, held: Held[Job], parts: list[Part], kept: Part | None = None) -> bool:
     """Enter the parts together with the accepted job, cancelled or not, and have them submitted.
 
-    `held` has the accepted row, and the ETag of the one before it; `kept` is a settled part with results from before
-    the job was retried. Return False if another instance has it.
+    `held` is the row of the job as it was read before it was accepted; `kept` is a settled part with results from
+    before the job was retried. Return False if another instance has it.
     """
-    job, etag = held
     if len(parts) == 1 and may_bundle(app, parts[0].bytes):
         later = clock.after(app.settings.bundle_seconds + app.settings.resend_seconds)
         parts = [msgspec.structs.replace(parts[0], bundles=True, due=later)]
     rows = [*parts, kept] if kept else parts
     while True:
+        now = clock.now()
+        job = msgspec.structs.replace(
+            held.row,
+            state=JobState.ACCEPTED,
+            due=now if held.row.cancelled else None,
+            requests=sum(part.requests for part in rows),
+            parts_left=len(parts),
+            accepted_at=now,
+        )
         try:
-            app.ledger.change([*map(Change, rows), Change(job, etag)])
+            app.ledger.change([*map(Change, rows), Change(job, held.etag)])
             break
         except ConflictError:
-            work = app.ledger.work(job.job_id)
-            before = work.job.row if work else None
-            if work is None or before is None or before.accepted_at or not before.cancelled or job.cancelled:
+            again = unmoved(app, held)
+            if again is None:
                 return False
-            if before.attempts_before != job.attempts_before or before.state is JobState.FINISHING:
-                return False
-            asked_at, etag = before.cancel_asked_at, work.job.etag
-            job = msgspec.structs.replace(job, cancelled=True, cancel_asked_at=asked_at, due=clock.now())
+            held = again
     journal.note("job_accepted", job_id=job.job_id, requests=job.requests, parts=len(parts), **_estimate(app, parts))
     for part in parts:
         app.queues.submit(job.job_id, part.key, app.settings.bundle_seconds if part.bundles else 0)

@@ -50,7 +50,11 @@ def gather(app: App, first: Part) -> tuple[str, str] | None:
     if not riders:
         app.ledger.forget(Work(bundle))
         return None
-    _write_lines(app, bundle_id, riders)
+    try:
+        _write_lines(app, bundle_id, riders)
+    except Exception:
+        abandon(app, bundle, alone=True)  # one that cannot be read is not to keep the others
+        raise
     carrier = _carrier(app, bundle_id, riders)
     members = tuple(Member(part.job_id, part.key) for part in riders)
     accepted = msgspec.structs.replace(
@@ -92,10 +96,10 @@ def riding(member: Part, carrier: Part) -> Part:
     )
 
 
-def abandon(app: App, held: Held[Job]) -> None:
-    """Break up a bundle that whoever gathered it did not complete; its members wait again."""
+def abandon(app: App, held: Held[Job], *, alone: bool = False) -> None:
+    """Break up a bundle that whoever gathered it did not complete; its members wait again, to go alone or not."""
     gone = app.ledger.update(held, msgspec.structs.replace(held.row, state=JobState.FINISHING, due=clock.now()))
-    _let_go(app, gone.row.job_id)
+    _let_go(app, gone.row.job_id, alone=alone)
     app.ledger.forget(Work(gone))
 
 
@@ -227,9 +231,9 @@ def _lines_name(bundle_id: str) -> str:
     return f"{bundle_id}/lines"
 
 
-def _let_go(app: App, bundle_id: str) -> None:
+def _let_go(app: App, bundle_id: str, *, alone: bool = False) -> None:
     """Let all that were claimed for a bundle wait again, and delete what was written of it: it never came to be."""
-    _release(app, bundle_id, list(app.ledger.riders(bundle_id)), alone=False)
+    _release(app, bundle_id, list(app.ledger.riders(bundle_id)), alone=alone)
     app.containers.clear_work(bundle_id)
 
 

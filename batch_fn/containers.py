@@ -11,6 +11,8 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
+from batch_fn import journal
+
 if TYPE_CHECKING:
     from azure.storage.blob import BlobClient, BlobServiceClient
 
@@ -50,21 +52,21 @@ class Containers:
         self._settings = settings
 
     def drop(self, client: "BlobClient") -> Drop | None:
-        """Return the version of the blob that is there now, None if there is none."""
+        """Return the version of the blob that is there now, None if there is none, or it only marks a folder."""
         from azure.core.exceptions import ResourceNotFoundError
 
         try:
-            found = client.get_blob_properties()
+            found = _drop(client.get_blob_properties())
         except ResourceNotFoundError:
             return None
-        return _drop(found)
+        return None if _is_folder(found) else found
 
     def inbox(self) -> Iterator[Drop]:
         """Yield what lies in the inbox."""
         container = self._service.get_container_client(self._settings.input_container)
         for found in container.list_blobs(include=["metadata"]):
             drop = _drop(found)
-            if drop.metadata.get("hdi_isfolder") != "true":  # a folder, where the account has a hierarchy of them
+            if not _is_folder(drop):
                 yield drop
 
     def drop_client(self, name: str) -> "BlobClient":
@@ -88,11 +90,13 @@ class Containers:
     def keep(self, container: str, name: str, etag: str, path: str) -> None:
         """Copy that very version of a drop to its place in the archive, within storage: no byte passes through here.
 
+        A copy that is there already is left as it is: a batch whose input was written to, if with the same, fails.
+
         Raises:
             DropGoneError: if the blob was overwritten or deleted.
         """
         from azure.core import MatchConditions
-        from azure.core.exceptions import ResourceModifiedError, ResourceNotFoundError
+        from azure.core.exceptions import ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
 
         source = self._blob(container, name)
         kept = self._blob(self._settings.archive_container, f"{path}.jsonl")
@@ -101,23 +105,32 @@ class Containers:
                 source.url,
                 source_etag=f'"{etag}"',
                 source_match_condition=MatchConditions.IfNotModified,
+                match_condition=MatchConditions.IfMissing,
             )
-        except (ResourceModifiedError, ResourceNotFoundError) as error:
-            raise DropGoneError(name) from error
-        _wait_for_copy(kept, copy)
+            status = str(copy["copy_status"])
+        except (ResourceExistsError, ResourceModifiedError, ResourceNotFoundError) as error:
+            if not kept.exists():
+                raise DropGoneError(name) from error
+            status = "pending"  # for all we know: whoever began it may have died
+        _wait_for_copy(kept, status)
 
     def kept(self, path: str) -> str:
         """Return the archive's place for that path, as container/name."""
         return f"{self._settings.archive_container}/{path}.jsonl"
 
     def take_out(self, container: str, name: str, etag: str) -> None:
-        """Delete the drop from the inbox, if that very version is still there."""
-        from azure.core.exceptions import ResourceModifiedError, ResourceNotFoundError
+        """Delete the drop from the inbox, if that very version is still there and nobody keeps it there."""
+        from azure.core.exceptions import HttpResponseError, ResourceModifiedError, ResourceNotFoundError
 
         try:
             self._blob(container, name).delete_blob(**_if_still(etag))
         except (ResourceModifiedError, ResourceNotFoundError):
             return  # deleted, or a new version with a job of its own
+        except HttpResponseError as error:
+            if error.status_code not in {409, 412}:
+                raise
+            # Somebody has a lease or a snapshot of it, or a policy holds it: the job ends all the same.
+            journal.warn("drop_stays", name=name, reason=error.reason)
 
     def read(self, container: str, name: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         """Yield a blob's content, or that byte range of it."""
@@ -206,6 +219,11 @@ class Containers:
         return self._service.get_blob_client(container, name)
 
 
+def _is_folder(drop: Drop) -> bool:
+    """Return whether the blob stands for a folder: where the account has a hierarchy of them, or a client acts so."""
+    return drop.metadata.get("hdi_isfolder") == "true"
+
+
 def _drop(properties: Any) -> Drop:
     return Drop(
         container=properties.container,
@@ -213,7 +231,8 @@ def _drop(properties: Any) -> Drop:
         etag=properties.etag.strip('"'),
         bytes=properties.size,
         last_modified=properties.last_modified,
-        metadata=dict(properties.metadata or {}),
+        # Their names are case-insensitive. Source: Azure Storage, "Setting and retrieving properties and metadata".
+        metadata={name.lower(): value for name, value in (properties.metadata or {}).items()},
     )
 
 
@@ -259,14 +278,15 @@ def _if_still(etag: str) -> dict[str, Any]:
     return {"etag": f'"{etag}"', "match_condition": MatchConditions.IfNotModified}
 
 
-def _wait_for_copy(blob: "BlobClient", copy: dict[str, Any]) -> None:
+def _wait_for_copy(blob: "BlobClient", status: str | None) -> None:
     """Wait until the copy is there; within one account it mostly is at once, or soon after."""
-    status, seconds = copy["copy_status"], FIRST_COPY_POLL_SECONDS
+    seconds = FIRST_COPY_POLL_SECONDS
     while status == "pending":
         time.sleep(seconds)
         seconds = min(2 * seconds, COPY_POLL_SECONDS)
         status = blob.get_blob_properties().copy.status
-    if status != "success":
+    if status in {"failed", "aborted"}:
+        blob.delete_blob()  # the next try is to begin anew
         raise OSError(f"the copy to the archive ended as {status}")
 
 

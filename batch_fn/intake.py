@@ -173,19 +173,10 @@ def _read(app: App, drop: Drop, job: Job, rules: Rules, findings: Findings) -> P
 
 def _accept(app: App, held: Held[Job], planner: Planner, rules: Rules) -> None:
     """Write the parts and the job's new state in one, then ask for the parts to be submitted."""
-    now = clock.now()
     picks = pick(app, held.row, planner, _planner(app, held.row), rules) if planner.interleaved else {}
-    parts = planner.parts(held.row.job_id, now=now, due=_later(app), picks=picks)
-    job = msgspec.structs.replace(
-        held.row,
-        state=JobState.ACCEPTED,
-        due=clock.now() if held.row.cancelled else None,
-        requests=sum(part.requests for part in parts),
-        parts_left=len(parts),
-        accepted_at=now,
-    )
-    if not accept(app, Held(job, held.etag), parts) and picks:  # the same event, handled elsewhere, was quicker
-        clear_if_gone(app, job.job_id, job.attempts_before)
+    parts = planner.parts(held.row.job_id, now=clock.now(), due=_later(app), picks=picks)
+    if not accept(app, held, parts) and picks:  # the same event, handled elsewhere, was quicker
+        clear_if_gone(app, held.row.job_id, held.row.attempts_before)
 
 
 def _later(app: App) -> datetime:

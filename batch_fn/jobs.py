@@ -19,7 +19,8 @@ REPORTED_FINDINGS = 100
 FILE_NAME = r"(?P<job_id>\d{8}T\d{6}Z-[0-9a-f]{10})-part-\d{5}-(?P<attempt>\d{2,})\.jsonl"
 """The names of our files at the service (see `Part.file_name`)."""
 
-BLOB_NAME_LIMIT = 1024  # source: Azure Storage, "Naming and referencing containers, blobs, and metadata"
+BLOB_NAME_LIMIT = 1024  # characters. Source: Azure Storage, "Naming and referencing containers, blobs, and metadata"
+SEGMENT_LIMIT = 254  # of a name, parted by slashes. Source: the same
 
 
 class JobState(StrEnum):
@@ -397,12 +398,13 @@ def new_bundle_id(now: datetime, token: str) -> str:
 def result_path(name: str, job_id: str) -> str:
     """Return the name, without ending, of the job's blobs: `sales/monday.jsonl` gives `sales/monday/<job id>`.
 
-    A name so long that the result would be over Azure's limit is cut; the job id keeps it apart from others. Where only
+    A name so long that the result would be over Azure's limits is cut; the job id keeps it apart from others. Where only
     `.` or `..` would be left of a name, its ending stays: HTTP clients resolve such a folder, and end up elsewhere.
     """
     folder = name[: -len(".jsonl")] if name.lower().endswith(".jsonl") else name
     if folder.rpartition("/")[2] in {".", ".."}:
         folder = name
+    folder = "/".join(folder.split("/")[: SEGMENT_LIMIT - 1])
     room = BLOB_NAME_LIMIT - len(f"/{job_id}.jsonl")
     return f"{folder[:room].rstrip('/')}/{job_id}".lstrip("/")
 

@@ -28,10 +28,13 @@ class Planner:
 
     A part is a byte range of the blob `name`, of `size` bytes, where its lines stand together. Where lines of other
     parts stand in between, it is `interleaved`: its lines have to be picked into a blob of their own.
+    There are at most `most` parts, if that is given: the last one then takes all that is left, limits or not.
     """
 
-    def __init__(self, limits: Limits, *, container: str, name: str, size: int, picked: bool = False) -> None:
-        self._limits = limits
+    def __init__(
+        self, limits: Limits, *, container: str, name: str, size: int, picked: bool = False, most: int | None = None
+    ) -> None:
+        self._limits, self._most = limits, most
         self._container, self._name, self._size, self._picked = container, name, size, picked
         self._ranges: list[_Range] = []
         self._open: dict[tuple[str, str], int] = {}
@@ -43,7 +46,8 @@ class Planner:
         size = lines.length + 1 + lines.requests * filling
         group = (lines.deployment, lines.url)
         index = self._open.get(group)
-        room = index is not None and self._ranges[index].has_room(lines, size, self._limits)
+        last = len(self._ranges) == self._most
+        room = index is not None and (last or self._ranges[index].has_room(lines, size, self._limits))
         if isinstance(lines, Stretch) and not room:
             return [self.add(each) for each in lines.each()][-1]
         if index is None or not room:
@@ -143,11 +147,15 @@ def split(
     *,
     max_line_bytes: int,
     first_number: int,
+    most: int,
     due: datetime,
 ) -> list[Part]:
-    """Return smaller parts for the lines of a part, whose bytes are `chunks`; they keep its place in the line."""
+    """Return smaller parts for the lines of a part, whose bytes are `chunks`; they keep its place in the line.
+
+    There are at most `most`; the last one may have to be split again.
+    """
     source = part.source
-    planner = Planner(limits, container=source.container, name=source.name, size=0, picked=source.picked)
+    planner = Planner(limits, container=source.container, name=source.name, size=0, picked=source.picked, most=most)
     for line in lines(chunks, max_line_bytes):
         raw = line.raw.partition(b"\t")[2] if source.picked else line.raw
         planner.add(

@@ -4,6 +4,7 @@ The rules are the service's own ("Error codes" in Azure's how-to for batch), app
 service takes minutes to say the same, and does not name every line.
 """
 
+import json
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from typing import Any, ClassVar
@@ -16,6 +17,7 @@ from batch_fn.shapes import Run, Shapes
 from batch_fn.strict_json import SHOWN, NotJsonError, parse, parse_if_flawless, shown
 
 PLACEHOLDER = "REPLACE-WITH-MODEL-DEPLOYMENT-NAME"  # what the documentation's samples have as body.model
+LONGEST_MODEL = 256  # characters; a deployment's name has 64 at most, and a row of the ledger takes no more than 32K
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -150,16 +152,36 @@ def fill_deployment(raw: bytes, deployment: str) -> bytes:
 def with_custom_id(raw: bytes, custom_id: str) -> bytes:
     """Return the line `raw`, of an input or a result file, under another custom_id; all else stays byte for byte.
 
-    Raises: msgspec.DecodeError if it is not a JSON object.
+    Of a result that is read loosely, the values stay. Raises: msgspec.DecodeError if it is not a JSON object.
     """
-    members = _MEMBERS.decode(raw)
+    try:
+        members = _MEMBERS.decode(raw)
+    except msgspec.DecodeError:
+        return json.dumps(read_loosely(raw) | {"custom_id": custom_id}).encode()
     members["custom_id"] = msgspec.Raw(msgspec.json.encode(custom_id))
     return msgspec.json.encode(members)
 
 
 def custom_id_of(raw: bytes) -> str:
-    """Return the custom_id of the line `raw`, of a drop or of the service's output. Raises msgspec.DecodeError."""
-    return _CUSTOM_ID.decode(raw).custom_id
+    """Return the custom_id of the line `raw`, of a drop or of a result. Raises msgspec.DecodeError."""
+    try:
+        return _CUSTOM_ID.decode(raw).custom_id
+    except msgspec.DecodeError:
+        return msgspec.convert(read_loosely(raw), _WithCustomId).custom_id
+
+
+def read_loosely(raw: bytes) -> dict[str, Any]:
+    """Return the JSON object of a result line that is not quite JSON: with half a character, NaN, a control character.
+
+    The request was answered, and paid for: a text that is cut off within an emoji ends in half of it, for instance.
+
+    Raises:
+        msgspec.DecodeError: if it is not that either.
+    """
+    try:
+        return msgspec.convert(json.loads(raw, strict=False), dict[str, Any])
+    except (ValueError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from error
 
 
 class _WithCustomId(msgspec.Struct):
@@ -389,10 +411,12 @@ def _body(request: dict[str, Any], problems: _Problems) -> dict[str, Any] | None
 def _deployment(body: dict[str, Any], fill_in: str | None, problems: _Problems) -> tuple[str | None, bool]:
     """Return the line's deployment, None if it has none that is valid, and whether it is `fill_in`, from the rules."""
     model = body.get("model")
-    if isinstance(model, str) and model and model != PLACEHOLDER:
+    if isinstance(model, str) and model and model != PLACEHOLDER and len(model) <= LONGEST_MODEL:
         return model, False
     if model is not None and not isinstance(model, str):
         lacks = f"is {_kind(model)}, not a string"
+    elif model and len(model) > LONGEST_MODEL:
+        lacks = f"has {len(model):,} characters, which no deployment's name has"
     elif fill_in is not None:
         return fill_in, True
     else:

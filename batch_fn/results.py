@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from batch_fn.jobs import Usage
+from batch_fn.requests import read_loosely
 
 RETRYABLE_STATUSES = frozenset({408, 409, 429})
 """And every 5xx. Source: the service's own client retries the same ones."""
@@ -84,12 +85,27 @@ def read_result(raw: bytes) -> Result | None:
     try:
         line = _read_line(raw)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
+        odd = _odd_line(raw)
+        if odd is None:
+            return None
+        line = odd
     usage = _usage_of(line.response)
     if line.response is not None and line.error is None:
         return Result(line.custom_id, _by_status(line.response.status_code), usage)
     code = line.error.code if isinstance(line.error, _Error) else line.error
     return Result(line.custom_id, Verdict.RETRY if code in RETRYABLE_CODES else Verdict.FAILED, usage)
+
+
+def _odd_line(raw: bytes) -> _Line | None:
+    """Return a line that is not quite JSON, or whose body has not the members that it should: it is an answer still."""
+    try:
+        members = read_loosely(raw)
+        try:
+            return msgspec.convert(members, _Line)
+        except msgspec.ValidationError:
+            return msgspec.convert(members | {"response": members["response"] | {"body": None}}, _Line)
+    except (msgspec.DecodeError, KeyError, TypeError):
+        return None
 
 
 def no_response(custom_id: str, message: str) -> bytes:

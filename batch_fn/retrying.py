@@ -56,6 +56,8 @@ def retry(app: App, job_id: str) -> Job:
     work = app.ledger.work(job_id)
     finished = app.ledger.finished(job_id)
     if work is not None:
+        if finished is not None and finished.attempts > work.job.row.attempts_before:
+            raise JobInHandError(job_id)  # all is done but for clearing away
         return _under_way(work.job.row)
     if finished is None:
         raise NoSuchJobError(job_id)
@@ -85,14 +87,7 @@ def take_up(app: App, held: Held[Job]) -> None:
         if former is None or is_of(held.row, former):
             return  # overtaken
         parts, kept = _pick(app, held.row, former, folder)
-        job = msgspec.structs.replace(
-            held.row,
-            state=JobState.ACCEPTED,
-            due=clock.now() if held.row.cancelled else None,
-            parts_left=len(parts),
-            accepted_at=clock.now(),
-        )
-        taken = accept(app, Held(job, held.etag), parts, kept)
+        taken = accept(app, held, parts, kept)
     finally:
         if not taken:
             clear_if_gone(app, held.row.job_id, held.row.attempts_before)

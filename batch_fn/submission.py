@@ -18,7 +18,7 @@ from batch_fn.bundling import gather
 from batch_fn.cancelling import end_unsent, unwanted
 from batch_fn.finishing import clear_if_gone
 from batch_fn.jobs import FILE_NAME, Job, Part, PartState, ServiceBatch, ServiceError, Wait
-from batch_fn.ledger import Change, ConflictError, Held, Work
+from batch_fn.ledger import TRANSACTION_LIMIT, Change, ConflictError, Held, Work
 from batch_fn.openai_batches import (
     FileGoneError,
     FileQuotaError,
@@ -231,6 +231,8 @@ def _split(app: App, work: Work, held: Held[Part], decision: Decision) -> None:
         Limits(settings.part_bytes, settings.max_part_requests, tokens),
         max_line_bytes=settings.max_line_bytes,
         first_number=max(each.row.number for each in work.parts) + 1,
+        # In one transaction: one inserted ahead of it would be sent, as the job is accepted already.
+        most=TRANSACTION_LIMIT - len((part, job)),
         due=clock.after(settings.resend_seconds),
     )
     parts_left = job.row.parts_left + len(pieces) - 1

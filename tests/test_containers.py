@@ -92,6 +92,14 @@ def test_the_inbox_is_listed_without_the_folders_of_an_account_that_has_them(
     inbox.upload_blob("sales/monday.jsonl", b"a")
     inbox.upload_blob("empty.jsonl", b"")
     assert [drop.name for drop in containers.inbox()] == ["empty.jsonl", "sales/monday.jsonl"]
+    assert containers.drop(containers.drop_client("sales")) is None
+
+
+def test_the_name_of_a_metadata_value_may_be_written_in_capitals(containers: Containers) -> None:
+    client = containers.drop_client(NAME)
+    client.upload_blob(b"abc", metadata={"Deployment": "gpt-4o"})
+    assert seen(containers, client).metadata == {"deployment": "gpt-4o"}
+    assert [drop.metadata for drop in containers.inbox()] == [{"deployment": "gpt-4o"}]
 
 
 # Reading it
@@ -165,10 +173,15 @@ def test_only_that_very_version_is_kept(containers: Containers, settings: Settin
     assert not is_there(settings, settings.archive_container, "kept.jsonl")
 
 
-def test_keeping_it_twice_is_fine(containers: Containers, settings: Settings) -> None:
+def test_keeping_it_twice_leaves_the_copy_as_it_is(containers: Containers, settings: Settings) -> None:
+    """A batch that reads it would fail: the service says that its input was modified."""
     drop = dropped(containers, b"the content")
-    for _ in range(2):
-        containers.keep(drop.container, NAME, drop.etag, "kept")
+    containers.keep(drop.container, NAME, drop.etag, "kept")
+    first = containers.archived("kept")
+    containers.keep(drop.container, NAME, drop.etag, "kept")
+    containers.drop_client(NAME).delete_blob()
+    containers.keep(drop.container, NAME, drop.etag, "kept")
+    assert containers.archived("kept") == first
     assert content_of(settings, containers.kept("kept")) == b"the content"
 
 
@@ -180,6 +193,19 @@ def test_taking_a_drop_out_leaves_a_newer_version_alone(containers: Containers, 
     containers.take_out(new.container, NAME, new.etag)
     assert list(containers.inbox()) == []
     containers.take_out(new.container, NAME, new.etag)  # once more: it is out
+
+
+@pytest.mark.parametrize("held_by", ["snapshot", "lease"])
+def test_a_drop_that_somebody_keeps_in_the_inbox_is_left_there(containers: Containers, held_by: str) -> None:
+    """What cannot be deleted must not keep the job from its end, nor have its listeners told again and again."""
+    drop = dropped(containers, b"the content")
+    client = containers.drop_client(NAME)
+    if held_by == "snapshot":
+        client.create_snapshot()
+    else:
+        client.acquire_lease()
+    containers.take_out(drop.container, NAME, drop.etag)
+    assert list(containers.inbox()) == [drop]
 
 
 def test_nothing_that_is_done_with_a_drop_changes_its_version(containers: Containers, settings: Settings) -> None:

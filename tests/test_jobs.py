@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from batch_fn.jobs import (
     BLOB_NAME_LIMIT,
     FILE_NAME,
+    SEGMENT_LIMIT,
     IllegalMoveError,
     Outcome,
     PartState,
@@ -112,6 +113,8 @@ def test_a_bundle_s_id_has_the_form_of_a_job_s_with_the_time_in_utc() -> None:
         ("Zürich/東京 🙂.jsonl", f"Zürich/東京 🙂/{ID}"),
         ("x" * 1018 + ".jsonl", "x" * 990 + f"/{ID}"),
         ("x" * 1024, "x" * 990 + f"/{ID}"),
+        ("x/" * 252 + "y.jsonl", "x/" * 252 + f"y/{ID}"),
+        ("x/" * 253 + "y.jsonl", "x/" * 253 + ID),
     ],
 )
 def test_results_lie_in_a_folder_of_the_drop_s_name(name: str, path: str) -> None:
@@ -119,10 +122,11 @@ def test_results_lie_in_a_folder_of_the_drop_s_name(name: str, path: str) -> Non
     assert a_job(name=name).path == path
 
 
-@given(names)
+@given(names | st.text("/x.", min_size=1, max_size=BLOB_NAME_LIMIT))
 def test_whatever_the_name_the_results_fit_into_azure_s_limit(name: str) -> None:
     path = result_path(name, ID)
     assert len(f"{path}.jsonl") <= BLOB_NAME_LIMIT
+    assert len(path.split("/")) <= SEGMENT_LIMIT
     assert path.endswith(ID)
     assert not path.startswith("/")
 

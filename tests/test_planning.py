@@ -231,7 +231,7 @@ def test_a_new_part_waits_from_now_on_for_its_deployment() -> None:
 
 def split_up(part: Part, content: bytes, limits: Limits) -> list[Part]:
     chunks = [bytes_of(part, content)]
-    return split(part, chunks, limits, max_line_bytes=MAX_LINE, first_number=7, due=DUE)
+    return split(part, chunks, limits, max_line_bytes=MAX_LINE, first_number=7, most=1_000, due=DUE)
 
 
 @some_examples
@@ -264,9 +264,8 @@ def test_the_pieces_keep_the_part_s_place_in_the_line_and_its_attempt() -> None:
         waiting_since=NOON - timedelta(hours=5),
         source=Source(container="batch-work", name="x.again", picked=True, fill=True, length=None),
     )
-    pieces = split(
-        part, [b'4\t{"body":{}}\n9\t{"body":{}}\n'], Limits(1, 1), max_line_bytes=99, first_number=4, due=DUE
-    )
+    lines = b'4\t{"body":{}}\n9\t{"body":{}}\n'
+    pieces = split(part, [lines], Limits(1, 1), max_line_bytes=99, first_number=4, most=98, due=DUE)
     assert [piece.key for piece in pieces] == ["part-00004-02", "part-00005-02"]
     for piece in pieces:
         assert (piece.waiting_since, piece.due) == (NOON - timedelta(hours=5), DUE)
@@ -277,13 +276,21 @@ def test_the_pieces_keep_the_part_s_place_in_the_line_and_its_attempt() -> None:
         assert not piece.source.verbatim
 
 
+def test_where_there_may_be_no_more_pieces_the_last_one_takes_the_rest() -> None:
+    content = b"".join(b'{"body":{"n":%d}}\n' % n for n in range(10))
+    part = a_part(requests=10)
+    pieces = split(part, [content], Limits(99, 2), max_line_bytes=99, first_number=2, most=3, due=DUE)
+    assert [piece.requests for piece in pieces] == [2, 2, 6]
+    assert [line for piece in pieces for line in sent_by(piece, content)] == lines_of(content)
+
+
 @some_examples
 @given(drops(), limits)
 def test_a_split_of_picked_lines_keeps_each_line_and_its_number(content: bytes, limits: Limits) -> None:
     some = lines_of(content)[::2]
     blob = b"".join(b"%d\t%b\n" % line for line in some)
     part = a_part(source=Source(container="batch-work", name="x.again", picked=True))
-    pieces = split(part, [blob], limits, max_line_bytes=MAX_LINE, first_number=2, due=DUE)
+    pieces = split(part, [blob], limits, max_line_bytes=MAX_LINE, first_number=2, most=98, due=DUE)
     kept = [raw.split(b"\t", 1) for piece in pieces for _, raw in lines_of(bytes_of(piece, blob))]
     assert [Sent(int(number), raw) for number, raw in kept] == some
     characters = {request.line: request.characters for request in accepted(content)}

@@ -208,6 +208,10 @@ MODEL_CURE = "Set it to the name of your global batch deployment, or set the blo
         (request(body=body(model=None)), f"body.model is missing or empty. {MODEL_CURE}"),
         (request(body=body(model="")), f"body.model is missing or empty. {MODEL_CURE}"),
         (request(body=body(model=4)), f"body.model is a number, not a string. {MODEL_CURE}"),
+        (
+            request(body=body(model="m" * 40_000)),
+            f"body.model has 40,000 characters, which no deployment's name has. {MODEL_CURE}",
+        ),
         (request(body=body(model=PLACEHOLDER)), f"body.model is still the placeholder {PLACEHOLDER}. {MODEL_CURE}"),
         (request(body=body(messages=...)), "body.messages is missing, empty or not a list. Set it"),
         (request(body=body(messages=[])), "body.messages is missing, empty or not a list. Set it"),

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch_fn.jobs import Usage
+from batch_fn.requests import custom_id_of, with_custom_id
 from batch_fn.results import Final, Result, Verdict, merge, no_response, pack, read_result, unpack
 from tests.conftest import PAYLOADS
 
@@ -123,6 +124,26 @@ def test_an_error_beside_a_response_is_never_a_success() -> None:
 )
 def test_what_is_no_result_line_is_not_taken_for_one(raw: bytes) -> None:
     assert read_result(raw) is None
+
+
+ODD_ANSWERS = [
+    pytest.param(rb'{"content": "cut off within an emoji: \ud83d"}', Usage(), id="half a character"),
+    pytest.param(b'{"logprob": -Infinity, "usage": {"total_tokens": 3}}', Usage(0, 0, 3), id="a number that is none"),
+    pytest.param(b'{"content": "a\tb"}', Usage(), id="a control character"),
+    pytest.param(b'{"usage": {"prompt_tokens": 1.5}}', Usage(), id="half a token"),
+    pytest.param(b'{"usage": "unknown"}', Usage(), id="no usage"),
+]
+
+
+@pytest.mark.parametrize(("body", "usage"), ODD_ANSWERS)
+def test_an_answer_that_is_not_quite_as_it_should_be_is_an_answer(body: bytes, usage: Usage) -> None:
+    """Its line was taken for missing: the request went again, and was paid for again, and ended as an error."""
+    raw = answer(200).replace(b"null", body, 1)
+    assert read_result(raw) == Result("a", Verdict.SUCCEEDED, usage)
+    assert custom_id_of(raw) == "a"
+    renamed = with_custom_id(raw, "b")
+    assert read_result(renamed) == Result("b", Verdict.SUCCEEDED, usage)
+    assert json.loads(renamed, strict=False) == json.loads(raw, strict=False) | {"custom_id": "b"}
 
 
 @given(

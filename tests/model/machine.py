@@ -19,7 +19,7 @@ from azure.core.exceptions import AzureError
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from batch_fn import clock, polling
+from batch_fn import clock, polling, submission
 from batch_fn.app import App
 from batch_fn.cancelling import JobFinishedError, cancel
 from batch_fn.collection import collect
@@ -33,7 +33,7 @@ from batch_fn.queues import read_errand
 from batch_fn.reports import stamp
 from batch_fn.retrying import FormerBlobsError, JobInHandError, NothingToRetryError, retry
 from batch_fn.submission import submit
-from tests.model.fakes import new_process
+from tests.model.fakes import TRANSACTION_LIMIT, new_process
 from tests.model.faults import Death, Fate, Strand, Turn
 from tests.model.world import (
     ON_BLOBS,
@@ -126,6 +126,7 @@ class Pipeline(RuleBasedStateMachine):
         self._patches.enter_context(mock.patch.object(clock, "now", lambda: self.world.now))
         self._patches.enter_context(mock.patch.object(polling, "ThreadPoolExecutor", OneAfterTheOther))
         self._patches.enter_context(mock.patch.object(polling, "LISTED_FROM", 1))
+        self._patches.enter_context(mock.patch.object(submission, "TRANSACTION_LIMIT", TRANSACTION_LIMIT))
         self._patches.enter_context(mock.patch("secrets.token_hex", lambda _: f"{self.world.count():010x}"))
         # A million warnings of bad luck help nobody.
         self._patches.enter_context(mock.patch.object(logging.getLogger("batch_fn"), "disabled", True))

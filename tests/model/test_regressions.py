@@ -2,15 +2,22 @@
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from unittest import mock
 
 import pytest
+from azure.core.exceptions import ResourceNotFoundError
 
 from batch_fn.admission import Deployment
 from batch_fn.jobs import Part, PartState
+from batch_fn.ledger import JOB_ROW, Change, Held
+from batch_fn.retrying import JobInHandError, retry
+from batch_fn.submission import submit
+from tests.model.fakes import FakeLedger, new_process
 from tests.model.faults import Fate
 from tests.model.machine import NAMES, Delivery, Luck, Pipeline, PipelineOnBlobs
-from tests.model.world import Answer, End, Weather
+from tests.model.world import SETTINGS, Answer, End, Weather
 
 BOTH_MODES = pytest.mark.parametrize("mode", [Pipeline, PipelineOnBlobs])
 
@@ -79,6 +86,23 @@ def test_a_process_is_held_up_while_others_go_on(
                 for batch in pipeline.world.open_batches():
                     pipeline.world.end(batch, End.COMPLETED)
                 pipeline.all_goes_on_for_a_while(seconds=0, ends=None, luck=None)
+
+
+@pytest.mark.parametrize("kind", ["two parts", "mixed", "a bad line"])
+def test_a_drop_takes_longer_to_read_than_its_row_is_left_alone(kind: str) -> None:
+    """The tick puts the row off, and what had been read was thrown away, each time anew."""
+    for held_at in itertools.count():
+        with _pipeline() as pipeline:
+            pipeline.a_user_drops_a_file(name=NAMES[0], kind=kind)
+            _event_comes(pipeline, (Fate.STALLS, held_at))
+            if not pipeline.strands:
+                assert held_at > 1
+                return
+            pipeline.time_passes(seconds=101)
+            pipeline.the_timer_ticks(luck=None)
+            pipeline.a_process_that_was_held_up_goes_on(pick=0, dies=False)
+            jobs = map(pipeline.world.job_in_hand, pipeline.world.begun)
+            assert all(job is None or job.accepted_at for job in jobs)
 
 
 def _small_files_are_dropped(pipeline: Pipeline, *kinds: str) -> None:
@@ -161,6 +185,19 @@ def test_a_bundle_is_larger_than_its_deployment_takes(mode: type[Pipeline]) -> N
         assert len(pipeline.world.batches) == 3
 
 
+def test_a_member_cannot_be_read() -> None:
+    """All the others waited for as long as it did: they were bundled with it again and again."""
+    with _pipeline() as pipeline:
+        _small_files_are_dropped(pipeline, "one line", "one line", "one line")
+        first, *_, lost = pipeline.world.begun.values()
+        place = (SETTINGS.archive_container, f"{lost.path}.jsonl")
+        copy = pipeline.world.blobs.pop(place)
+        with pytest.raises(ResourceNotFoundError):
+            submit(new_process(pipeline.world), first.job_id, "part-00001-01")
+        pipeline.world.blobs[place] = copy
+        assert [(part.state, part.bundles) for part in pipeline.world.parts()] == [(PartState.WAITING, False)] * 3
+
+
 def test_a_member_is_settled_while_another_is_not() -> None:
     """Whoever comes back to the bundle tried to settle it a second time, and never came to the other."""
     with _pipeline() as pipeline:
@@ -199,6 +236,35 @@ def test_a_part_is_split_at_its_deployments_limit(mode: type[Pipeline]) -> None:
         for _ in range(10):
             pipeline.all_goes_on_for_a_while(seconds=101, ends=End.COMPLETED, luck=None)
         assert len(pipeline.world.batches) == 2
+
+
+class LongParts(Pipeline):
+    """The app with parts of many lines."""
+
+    settings = replace(SETTINGS, max_part_requests=10)
+
+
+def test_a_part_is_split_into_more_pieces_than_fit_into_one_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those inserted ahead of it were sent where it could not be made, and their lines in another piece as well."""
+    change = FakeLedger.change
+
+    def change_too_late(ledger: FakeLedger, changes: Iterable[Change]) -> None:
+        monkeypatch.setattr(FakeLedger, "change", change)
+        row, etag = ledger.world.rows[job_id][JOB_ROW]
+        ledger.update(Held(row, etag), row)
+        ledger.change(changes)
+
+    with _pipeline(LongParts) as pipeline:
+        pipeline.world.deployments["gpt"] = Deployment(name="gpt", limit=25), "told before"
+        pipeline.a_user_drops_a_file(name=NAMES[0], kind="four parts")
+        _event_comes(pipeline)
+        pipeline.time_passes(seconds=20)
+        (job_id,) = pipeline.world.rows
+        monkeypatch.setattr(FakeLedger, "change", change_too_late)
+        pipeline.a_message_comes(pick=0, how=Delivery.ONCE, luck=None)
+        assert len(pipeline.world.parts()) == 1
+        _all_rides_home(pipeline)
+        assert len(pipeline.world.batches) > 3, "the last piece is split again"
 
 
 def test_a_new_batch_is_not_known_yet_and_the_refused_one_before_it_was_not_known_at_first() -> None:
@@ -315,6 +381,19 @@ def test_a_job_is_retried_twice(mode: type[Pipeline]) -> None:
         _all_rides_home(pipeline)
         (finished,) = pipeline.world.history.values()
         assert finished.status == "succeeded"
+
+
+def test_a_job_whose_retry_is_done_and_not_yet_cleared_away_is_in_hand_still() -> None:
+    """The user was told that the second retry is under way, and it never was."""
+    with _pipeline() as pipeline:
+        _a_job_has_failed(pipeline)
+        (job_id,) = pipeline.world.begun
+        pipeline.a_user_retries_a_job(pick=0, luck=None)
+        assert retry(new_process(pipeline.world), job_id).job_id == job_id, "it is under way"
+        with mock.patch.object(FakeLedger, "forget"):
+            _all_rides_home(pipeline)
+            with pytest.raises(JobInHandError):
+                retry(new_process(pipeline.world), job_id)
 
 
 def test_a_retry_that_cannot_be_done_is_given_up_and_the_report_stands() -> None:
