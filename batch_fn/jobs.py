@@ -398,8 +398,8 @@ def new_bundle_id(now: datetime, token: str) -> str:
 def result_path(name: str, job_id: str) -> str:
     """Return the name, without ending, of the job's blobs: `sales/monday.jsonl` gives `sales/monday/<job id>`.
 
-    A name so long that the result would be over Azure's limits is cut; the job id keeps it apart from others. Where only
-    `.` or `..` would be left of a name, its ending stays: HTTP clients resolve such a folder, and end up elsewhere.
+    A name so long that the result would be over Azure's limits is cut; the job id keeps it apart from others. Where
+    only `.` or `..` would be left of a name, its ending stays: HTTP clients resolve such a folder, and end up elsewhere.
     """
     folder = name[: -len(".jsonl")] if name.lower().endswith(".jsonl") else name
     if folder.rpartition("/")[2] in {".", ".."}:

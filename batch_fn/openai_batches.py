@@ -126,8 +126,14 @@ class OpenAIBatches:
     def files(self) -> Iterator[tuple[str, str]]:
         """Yield id and name of each file for batch."""
         with _plainly():
-            for file in self._client.files.list(purpose="batch"):
-                yield file.id, file.filename
+            page = self._client.files.list(purpose="batch")
+            while True:
+                for file in page.data:
+                    yield file.id, file.filename
+                # The client itself would ask for more where nothing is said, as in 2024-10-21, and get the same again.
+                if not page.has_more:
+                    return
+                page = page.get_next_page()
 
     def has_file(self, file_id: str) -> bool:
         """Return whether the service still has the file."""
