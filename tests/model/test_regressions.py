@@ -421,3 +421,45 @@ def test_a_retry_is_held_up_while_another_begins_and_ends(mode: type[Pipeline]) 
             (late,) = _jobs_in_hand(pipeline)
             _all_rides_home(pipeline)
             assert len(pipeline.world.batches) == made + (late.attempts_before == finished.attempts)
+
+
+def test_finished_files_make_room_and_those_of_a_retry_stay() -> None:
+    """A job that is retried is in the history too, and its file is what a batch is made of just now."""
+    with _pipeline() as pipeline:
+        _a_job_has_failed(pipeline)
+        pipeline.a_user_retries_a_job(pick=0, luck=None)
+        for _ in range(2):
+            pipeline.all_goes_on_for_a_while(seconds=20, ends=None, luck=None)
+        (batch,) = pipeline.world.open_batches()
+        pipeline.the_weather_changes(weather=Weather.FILES_FULL)
+        pipeline.a_user_drops_a_file(name=NAMES[1], kind="one line")
+        for _ in range(2):
+            pipeline.all_goes_on_for_a_while(seconds=20, ends=None, luck=None)
+        waits = [part.wait.reason for part in pipeline.world.parts() if part.wait]
+        assert waits == ["file_quota"]
+        assert batch.input_file_id in pipeline.world.files
+
+
+@BOTH_MODES
+def test_whoever_still_cleans_up_after_a_run_leaves_its_retry_alone(mode: type[Pipeline]) -> None:
+    """What it had kept of the answers of before would be gone, and the retry could never end."""
+    retried = 0
+    for held_at in itertools.count():
+        with _pipeline(mode) as pipeline:
+            pipeline.a_user_drops_a_file(name=NAMES[0], kind="two lines")
+            pipeline.all_goes_on_for_a_while(seconds=0, ends=None, luck=None)
+            pipeline.all_goes_on_for_a_while(seconds=20, ends=None, luck=None)
+            for does in (Answer.ANSWERED, Answer.FAILED, End.COMPLETED):
+                pipeline.the_service_works(pick=0, does=does)
+            pipeline.the_timer_ticks(luck=None)
+            pipeline.a_message_comes(pick=0, how=Delivery.ONCE, luck=(Fate.STALLS, held_at))
+            if not pipeline.strands:
+                assert retried > 1
+                return
+            if pipeline.world.history:  # the one that is held up cleans up
+                pipeline.all_goes_on_for_a_while(seconds=101, ends=None, luck=None)
+                pipeline.a_user_retries_a_job(pick=0, luck=None)
+                pipeline.all_goes_on_for_a_while(seconds=0, ends=None, luck=None)
+                retried += any(job.state is JobState.ACCEPTED for job in _jobs_in_hand(pipeline))
+            pipeline.a_process_that_was_held_up_goes_on(pick=0, dies=False)
+            _all_rides_home(pipeline)
