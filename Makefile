@@ -46,7 +46,7 @@ scan: .checkov/.installed
 	@touch $@
 
 crash: setup
-	$(BIN)/python -m tests.reliability.crash $(if $(EVERY),--every $(EVERY)) $(if $(ONLY),--only $(ONLY))
+	$(BIN)/python -m tests.reliability.crash $(if $(STORY),--story $(STORY)) $(if $(EVERY),--every $(EVERY)) $(if $(ONLY),--only $(ONLY))
 
 storm: setup
 	$(BIN)/python -m tests.reliability.storm $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS))

@@ -10,7 +10,7 @@ import pytest
 from azure.core.exceptions import ResourceNotFoundError
 
 from batch_fn.admission import Deployment
-from batch_fn.jobs import Part, PartState
+from batch_fn.jobs import Job, JobState, Part, PartState
 from batch_fn.ledger import JOB_ROW, Change, Held
 from batch_fn.retrying import JobInHandError, retry
 from batch_fn.submission import submit
@@ -433,3 +433,112 @@ def test_a_job_is_cancelled_whose_create_was_lost(mode: type[Pipeline]) -> None:
                 break
         else:
             pytest.fail("no create was lost")
+
+
+@BOTH_MODES
+@pytest.mark.parametrize("kind", ["two lines", "two parts", "mixed"])
+def test_a_job_is_cancelled_while_its_drop_is_read(kind: str, mode: type[Pipeline]) -> None:
+    """Whoever reads it stops it then: nobody has to read all of it again."""
+    for held_at in itertools.count():
+        with _pipeline(mode) as pipeline:
+            pipeline.a_user_drops_a_file(name=NAMES[0], kind=kind)
+            _event_comes(pipeline, (Fate.STALLS, held_at))
+            if not pipeline.strands:
+                assert held_at > 1
+                return
+            if pipeline.world.begun:
+                pipeline.a_user_cancels_a_job(pick=0, luck=None)
+                pipeline.a_process_that_was_held_up_goes_on(pick=0, dies=False)
+                assert _accepted_and_cancelled(pipeline)
+
+
+@BOTH_MODES
+def test_a_job_is_cancelled_while_its_failed_lines_are_picked(mode: type[Pipeline]) -> None:
+    """As above."""
+    for held_at in itertools.count():
+        with _pipeline(mode) as pipeline:
+            _a_job_has_failed(pipeline)
+            pipeline.a_user_retries_a_job(pick=0, luck=None)
+            pipeline.a_message_comes(pick=0, how=Delivery.ONCE, luck=(Fate.STALLS, held_at))
+            if not pipeline.strands:
+                assert held_at > 1
+                return
+            pipeline.a_user_cancels_a_job(pick=0, luck=None)
+            pipeline.a_process_that_was_held_up_goes_on(pick=0, dies=False)
+            assert _accepted_and_cancelled(pipeline)
+
+
+def _accepted_and_cancelled(pipeline: Pipeline) -> bool:
+    return [(job.state, job.cancelled) for job in _jobs_in_hand(pipeline)] == [(JobState.ACCEPTED, True)]
+
+
+def _jobs_in_hand(pipeline: Pipeline) -> list[Job]:
+    return [row for rows in pipeline.world.rows.values() for row, _ in rows.values() if isinstance(row, Job)]
+
+
+@BOTH_MODES
+def test_a_retry_is_held_up_while_another_begins_and_ends(mode: type[Pipeline]) -> None:
+    """It was done already: its row was entered late, and must not begin the same attempt a second time."""
+    for held_at in itertools.count():
+        with _pipeline(mode) as pipeline:
+            _a_job_has_failed(pipeline)
+            pipeline.a_user_retries_a_job(pick=0, luck=(Fate.STALLS, held_at))
+            if _jobs_in_hand(pipeline):
+                assert held_at > 1
+                return  # it is entered
+            (before,) = pipeline.world.history.values()
+            pipeline.time_passes(seconds=1)
+            pipeline.a_user_retries_a_job(pick=0, luck=None)
+            for _ in range(2):
+                pipeline.all_goes_on_for_a_while(seconds=20, ends=None, luck=None)
+            pipeline.the_service_works(pick=0, does=Answer.FAILED)
+            pipeline.all_goes_on_for_a_while(seconds=0, ends=End.COMPLETED, luck=None)
+            (finished,) = pipeline.world.history.values()
+            assert finished.attempts == before.attempts + 1
+            made = len(pipeline.world.batches)
+            pipeline.a_process_that_was_held_up_goes_on(pick=0, dies=False)
+            (late,) = _jobs_in_hand(pipeline)
+            _all_rides_home(pipeline)
+            assert len(pipeline.world.batches) == made + (late.attempts_before == finished.attempts)
+
+
+def test_finished_files_make_room_and_those_of_a_retry_stay() -> None:
+    """A job that is retried is in the history too, and its file is what a batch is made of just now."""
+    with _pipeline() as pipeline:
+        _a_job_has_failed(pipeline)
+        pipeline.a_user_retries_a_job(pick=0, luck=None)
+        for _ in range(2):
+            pipeline.all_goes_on_for_a_while(seconds=20, ends=None, luck=None)
+        (batch,) = pipeline.world.open_batches()
+        pipeline.the_weather_changes(weather=Weather.FILES_FULL)
+        pipeline.a_user_drops_a_file(name=NAMES[1], kind="one line")
+        for _ in range(2):
+            pipeline.all_goes_on_for_a_while(seconds=20, ends=None, luck=None)
+        waits = [part.wait.reason for part in pipeline.world.parts() if part.wait]
+        assert waits == ["file_quota"]
+        assert batch.input_file_id in pipeline.world.files
+
+
+@BOTH_MODES
+def test_whoever_still_cleans_up_after_a_run_leaves_its_retry_alone(mode: type[Pipeline]) -> None:
+    """What it had kept of the answers of before would be gone, and the retry could never end."""
+    retried = 0
+    for held_at in itertools.count():
+        with _pipeline(mode) as pipeline:
+            pipeline.a_user_drops_a_file(name=NAMES[0], kind="two lines")
+            pipeline.all_goes_on_for_a_while(seconds=0, ends=None, luck=None)
+            pipeline.all_goes_on_for_a_while(seconds=20, ends=None, luck=None)
+            for does in (Answer.ANSWERED, Answer.FAILED, End.COMPLETED):
+                pipeline.the_service_works(pick=0, does=does)
+            pipeline.the_timer_ticks(luck=None)
+            pipeline.a_message_comes(pick=0, how=Delivery.ONCE, luck=(Fate.STALLS, held_at))
+            if not pipeline.strands:
+                assert retried > 1
+                return
+            if pipeline.world.history:  # the one that is held up cleans up
+                pipeline.all_goes_on_for_a_while(seconds=101, ends=None, luck=None)
+                pipeline.a_user_retries_a_job(pick=0, luck=None)
+                pipeline.all_goes_on_for_a_while(seconds=0, ends=None, luck=None)
+                retried += any(job.state is JobState.ACCEPTED for job in _jobs_in_hand(pipeline))
+            pipeline.a_process_that_was_held_up_goes_on(pick=0, dies=False)
+            _all_rides_home(pipeline)

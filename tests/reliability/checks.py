@@ -4,18 +4,19 @@
 """
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from azure.core.exceptions import ResourceNotFoundError
-from azure.data.tables import TableServiceClient
+from azure.data.tables import TableEntity, TableServiceClient
 
+from batch_fn.jobs import part_key
 from batch_fn.settings import Settings
 from devkit.azure_openai.process import AzureOpenAI
 from devkit.user import User
-from tests.reliability.drops import Drop, Dropped, Fate
+from tests.reliability.drops import Drop, Dropped, Fate, Former
 
 GONE = "drop_gone"
 """The finding of a version that was overwritten while it was read."""
@@ -49,6 +50,8 @@ class Evidence:
     """The completion messages, by job id."""
     runs: dict[str, tuple[int, int]]
     """How often the service ran a line, and how often it answered it, by custom_id."""
+    batches: dict[str, dict[str, str]]
+    """The metadata of each batch at the service, by its id."""
     leftovers: list[str]
     """What ought to be gone."""
 
@@ -70,6 +73,7 @@ def look(place: Place) -> Evidence:
         history=history,
         messages=_messages(user),
         runs={run["custom_id"]: (run["count"], run["succeeded"]) for run in place.service.executions()},
+        batches={batch["id"]: batch["metadata"] or {} for batch in place.service.batches()},
         leftovers=list(work_left(place)),
     )
 
@@ -89,6 +93,26 @@ def work_left(place: Place) -> Iterator[str]:
     for batch in place.service.batches():
         if batch["status"] not in {"completed", "failed", "expired", "cancelled"}:
             yield f"the batch {batch['id']} is {batch['status']} at the service"
+
+
+def work_rows(place: Place, job_id: str) -> list[TableEntity]:
+    """Return the rows of a job that is in hand."""
+    work = TableServiceClient.from_connection_string(place.connection_string).get_table_client(
+        place.settings.work_table
+    )
+    return list(work.query_entities("PartitionKey eq @job", parameters={"job": job_id}))
+
+
+def as_it_stands(place: Place, dropped: Dropped) -> Former:
+    """Return what a job that has a report has come to."""
+    report = place.user.report(dropped.path) or {}
+    return Former(report, place.user.lines(report["outputs"]["output"]), cancelled=dropped.cancel is not None)
+
+
+def stands(place: Place, dropped: Dropped) -> bool:
+    """Return whether a job that is retried has a report: the former one, or a new one."""
+    report, former = place.user.report(dropped.path), dropped.former[-1].report
+    return report is not None and (report == former or report["times"]["retried"] != former["times"]["retried"])
 
 
 def broken_promises(evidence: Evidence, dropped: Sequence[Dropped]) -> list[str]:
@@ -117,18 +141,22 @@ def _of_job(evidence: Evidence, dropped: Dropped) -> Iterator[str]:
         yield f"it is {report['status']}, but must be rejected"
     else:
         yield from _answered(evidence, dropped, report)
+        yield from _of_cancel(evidence, dropped, report)
+        yield from _of_retries(evidence, dropped, report)
 
 
 def _told(evidence: Evidence, dropped: Dropped, report: dict[str, Any]) -> Iterator[str]:
-    """One row in the history, at least one message, and all of them say the same."""
+    """One row in the history that says what the report says, and at least one message of each run."""
     rows = evidence.history.get(dropped.job_id, [])
     if rows != [report["status"]]:
         yield f"its rows in the history say {rows}, its report says {report['status']}"
     messages = evidence.messages.get(dropped.job_id, [])
-    if not messages:
-        yield "nobody was told that it is done"
+    ended = [*(former.report["status"] for former in dropped.former), report["status"]]
+    told = Counter(message["status"] for message in messages)
+    if not Counter(ended) <= told or not told.keys() <= set(ended):
+        yield f"it ended as {ended}, and its completion messages say {dict(told)}"
     for message in messages:
-        if message["status"] != report["status"] or not message["report"].endswith(f"/{dropped.path}.json"):
+        if not message["report"].endswith(f"/{dropped.path}.json"):
             yield f"its completion message is wrong: {message}"
 
 
@@ -176,13 +204,51 @@ def _answered(evidence: Evidence, dropped: Dropped, report: dict[str, Any]) -> I
         if len(found) != 1:
             yield f"{line.custom_id} is in {' and '.join(found) or 'neither output nor errors'}"
             continue
-        if (line.fate is Fate.ANSWERED) != (found == ["output"]):
+        if found[0] not in _due_places(line.fate, dropped):
             yield f"{line.custom_id} must be {line.fate}, but is in {found[0]}"
         runs, answers = evidence.runs.get(line.custom_id, (0, 0))
         if answers != (found == ["output"]):
             yield f"{line.custom_id} was answered {answers} times by the service, and is in {found[0]}"
-        if runs > line.executions:
-            yield f"{line.custom_id} was run {runs} times, {line.executions} at most are its due"
+        due = line.executions_after(len(dropped.former))
+        if runs > due:
+            yield f"{line.custom_id} was run {runs} times, {due} at most are its due"
+
+
+def _due_places(fate: Fate, dropped: Dropped) -> set[str]:
+    """Return where a line may be; it need not be answered if the job was cancelled."""
+    if fate is Fate.FAILED or (fate is Fate.MENDED and not dropped.former):
+        return {"errors"}
+    stopped = dropped.cancel or (fate is Fate.MENDED and any(former.cancelled for former in dropped.former))
+    return {"output", "errors"} if stopped else {"output"}
+
+
+def _of_cancel(evidence: Evidence, dropped: Dropped, report: dict[str, Any]) -> Iterator[str]:
+    """It is cancelled if somebody was told so, and nothing was sent from then on but what was on its way."""
+    if (report["status"] == "cancelled") != (dropped.cancel is not None):
+        yield f"it is {report['status']}, and its cancel was answered with {'yes' if dropped.cancel else 'no'}"
+    if dropped.cancel is None:
+        return
+    for batch_id, metadata in evidence.batches.items():
+        late = metadata.get("job") == dropped.job_id and batch_id not in dropped.cancel.batches
+        if late and part_key(int(metadata["part"]), int(metadata["attempt"])) not in dropped.cancel.on_their_way:
+            yield f"the batch {batch_id} of {metadata} was made after it was cancelled"
+
+
+def _of_retries(evidence: Evidence, dropped: Dropped, report: dict[str, Any]) -> Iterator[str]:
+    """Every answer and every batch of a former run is still there; no blob is there that the report does not name."""
+    output = _lines(evidence, report["outputs"]["output"])
+    for former in dropped.former:
+        if former.cancelled != (former.report["status"] == "cancelled"):
+            yield f"it was {former.report['status']} before its retry, cancelled: {former.cancelled}"
+        lost = [line["custom_id"] for line in former.output if line not in output]
+        if lost:
+            yield f"it was retried, and the answers of before are lost: {lost}"
+        if any(batch not in report["batches"] for batch in former.report["batches"]):
+            yield "it was retried, and its report does not tell the batches of before"
+    named = set(report["outputs"].values())
+    for place in evidence.results:
+        if place.endswith(f"/{dropped.path}.jsonl") and place not in named:
+            yield f"{place} is there, and its report does not name it"
 
 
 def _lines(evidence: Evidence, place: str | None) -> list[dict[str, Any]]:

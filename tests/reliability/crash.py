@@ -1,10 +1,12 @@
 """One small job, and the process dies at every single call that it makes to storage or service.
 
-`make crash`, or `python -m tests.reliability.crash [--every N] [--only K:before|K:after] [--jobs N] [--list]`.
+`make crash`, or `python -m tests.reliability.crash [--story NAME] [--every N] [--only K:before|K:after] [--jobs N]
+[--list]`.
 
 For every k the app lives once until its k-th call, and dies before that call is sent; and once more, to die when it
 has been answered but before the app sees the answer. Then it lives again, with messages delivered again, until all is
-quiet; and then every promise must have been kept.
+quiet; and then every promise must have been kept. There is a story of a job that nobody touches, and some of one that a
+user cancels or retries; a user who got no answer asks again.
 """
 
 import argparse
@@ -16,24 +18,28 @@ import sys
 import textwrap
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from http import HTTPStatus
 
 import azurefunctions.extensions.bindings.blob  # noqa: F401 - imported once, by the parent of all lives
 import openai  # noqa: F401 - likewise
 from azure.storage.queue import QueueClient
 
+import batch_fn.cancelling
 import batch_fn.collection
 import batch_fn.intake
+import batch_fn.retrying
 import batch_fn.submission  # noqa: F401 - likewise
 from batch_fn.settings import Settings
 from devkit.azure_openai.process import AzureOpenAI
 from devkit.azurite import Azurite
 from devkit.stack import provision
-from tests.reliability.checks import Place, broken_promises, look
-from tests.reliability.driver import KILLED, Death, Life, live
-from tests.reliability.drops import Drop, Dropped, good, unlucky, wrong
+from tests.reliability.checks import Place, as_it_stands, broken_promises, look, stands
+from tests.reliability.driver import KILLED, Answer, Ask, Death, Life, live
+from tests.reliability.drops import Cancel, Drop, Dropped, good, mended, unlucky, wrong
 
 NAMES = {
     "INPUT_CONTAINER": "-input",
@@ -69,22 +75,50 @@ def small_job() -> Drop:
     return Drop("monday/small.jsonl", (good(), wrong(), good(), unlucky(), good()))
 
 
+def refused_at_first() -> Drop:
+    """Return two parts, each with a line that fails for good, and succeeds when it is retried."""
+    return Drop("monday/refused.jsonl", (good(), mended(), good(), mended(), good()))
+
+
+@dataclass(frozen=True)
+class Story:
+    """What is dropped, and what a user asks."""
+
+    drop: Callable[[], Drop] = small_job
+    ask: Ask | None = None
+    after_death: bool = False
+    """The user asks only when the app lives again."""
+
+
+STORIES = {
+    "untouched": Story(),
+    "cancelled-unsent": Story(ask=Ask("cancel", frozenset({"waiting"}))),
+    "cancelled-open": Story(ask=Ask("cancel", frozenset({"open"}))),
+    "cancelled-half-settled": Story(ask=Ask("cancel", frozenset({"settled", "open"}))),
+    "cancelled-after-death": Story(ask=Ask("cancel"), after_death=True),
+    "retried": Story(refused_at_first, Ask("retry")),
+}
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What came of one experiment."""
 
+    story: str
     death: Death | None
     calls: list[str]
-    """Of the first life; an upload that asks storage for its content has begun before that call, and ends after it."""
+    """Of the first life, from what the user asked on; an upload that asks storage for its content has begun before that
+    call, and ends after it."""
     complaints: list[str]
     seconds: float
 
     @property
     def what(self) -> str:
-        """When and where the app died: `41:before tables PUT work`."""
+        """When and where the app died: `--story untouched --only 41:before tables PUT work`."""
         if self.death is None:
-            return "nothing went wrong"
-        return f"{self.death} {self.calls[self.death.call - 1]}" if self.death.call <= len(self.calls) else "no death"
+            return f"--story {self.story}, nothing went wrong"
+        where = self.calls[self.death.call - 1] if self.death.call <= len(self.calls) else "no death"
+        return f"--story {self.story} --only {self.death} {where}"
 
 
 class Laboratory:
@@ -97,23 +131,38 @@ class Laboratory:
             self._service.start()
         self._numbers = itertools.count(1)
 
-    def experiment(self, death: Death | None) -> Outcome:
-        """Let the small job be done, by an app that dies once and lives again."""
+    def experiment(self, name: str, death: Death | None) -> Outcome:
+        """Let a story be lived through, by an app that dies once and lives again."""
         started = time.monotonic()
+        story = STORIES[name]
         place, environment = self._fresh_place()
-        drop = small_job()
+        drop = story.drop()
         dropped = Dropped(drop, place.user.drop(drop.name, drop.content))
-        first = live(place, environment, drop.name, event=True, death=death)
-        complaints = [f"in the first life: {error}" for error in first.errors]
+        complaints: list[str] = []
+
+        def lived(when: str, *, event: bool, ask: Ask | None = None, death: Death | None = None) -> Life:
+            life = live(place, environment, dropped, event=event, ask=ask, death=death)
+            complaints.extend(f"in the {when} life: {error}" for error in life.errors)
+            if death is None and not life.quiet:
+                complaints.append(f"in the {when} life it never became quiet")
+            if life.answer:
+                complaints.extend(_take_answer(dropped, story, life.answer))
+            return life
+
+        if story.ask and story.ask.what == "retry":
+            lived("former", event=True)
+            dropped.former = [as_it_stands(place, dropped)]
+        first = lived("first", event=not dropped.former, ask=None if story.after_death else story.ask, death=death)
         if death is not None:
             complaints += _wrong_death(first, death)
+            if dropped.former and not stands(place, dropped):
+                complaints.append("the former report is gone, and there is no new one")
             _give_back(place, first)
+            ask = Ask(story.ask.what) if story.ask and not first.answer else None
             # Of each two neighbouring deaths, one loses the drop's event for good: then the tick must find the drop.
-            second = live(place, environment, drop.name, event=death.when == "before")
-            complaints += [f"in the second life: {error}" for error in second.errors]
-            complaints += [] if second.quiet else ["it never became quiet"]
+            lived("second", event=death.when == "before", ask=ask)
         complaints += broken_promises(look(place), [dropped])
-        return Outcome(death, first.calls, complaints, time.monotonic() - started)
+        return Outcome(name, death, first.calls, complaints, time.monotonic() - started)
 
     def _fresh_place(self) -> tuple[Place, dict[str, str]]:
         self._service.reset()
@@ -144,6 +193,16 @@ def _stderr_thrown_away() -> Iterator[None]:
         os.close(nowhere)
 
 
+def _take_answer(dropped: Dropped, story: Story, answer: Answer) -> list[str]:
+    """Note what the user may count on from now on. Return what is wrong with the answer."""
+    if answer.status in {HTTPStatus.OK, HTTPStatus.ACCEPTED}:
+        if story.ask and story.ask.what == "cancel":
+            dropped.cancel = Cancel(answer.batches)
+        return []
+    late = story.after_death and answer.status == HTTPStatus.CONFLICT
+    return [] if late else [f"the user was answered {answer.status}"]
+
+
 def _wrong_death(life: Life, death: Death) -> list[str]:
     """A death that did not come as planned proves nothing."""
     if life.exit_code != KILLED or len(life.calls) < death.call:
@@ -167,8 +226,8 @@ def _open_laboratory(connection_string: str) -> None:
     _laboratory = Laboratory(connection_string)
 
 
-def _experiment(death: Death | None) -> Outcome:
-    return _laboratory.experiment(death)
+def _experiment(story: str, death: Death | None) -> Outcome:
+    return _laboratory.experiment(story, death)
 
 
 class Laboratories:
@@ -193,13 +252,13 @@ class Laboratories:
         self._pool.shutdown(cancel_futures=True)
         self._azurite.__exit__(None, None, None)
 
-    def undisturbed(self) -> Outcome:
+    def undisturbed(self, story: str) -> Outcome:
         """Return how it goes when nothing goes wrong."""
-        return self._pool.submit(_experiment, None).result()
+        return self._pool.submit(_experiment, story, None).result()
 
-    def deaths(self, deaths: Iterable[Death]) -> Iterator[Outcome]:
+    def deaths(self, story: str, deaths: Iterable[Death]) -> Iterator[Outcome]:
         """Yield what came of each death, in order."""
-        return self._pool.map(_experiment, deaths)
+        return self._pool.map(partial(_experiment, story), deaths)
 
 
 def every_death(calls: int, *, every: int = 1) -> list[Death]:
@@ -217,8 +276,7 @@ def table(calls: Iterable[str]) -> str:
     """Return the calls by kind, the most frequent first."""
     counted = Counter(calls)
     rows = [f"{count:5}  {call}" for call, count in sorted(counted.items(), key=lambda row: (-row[1], row[0]))]
-    title = f"Calls to storage and service for one small job: {counted.total()}"
-    return "\n".join([title, *rows])
+    return "\n".join([f"{counted.total():5}  calls to storage and service", *rows])
 
 
 def main() -> int:
@@ -230,27 +288,28 @@ def main() -> int:
     )
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="how many at a time (2)")
     parser.add_argument("--list", action="store_true", help="show the calls of a life without a fault, in order")
+    parser.add_argument("--story", choices=STORIES, action="append", help="try that story; may be repeated")
     arguments = parser.parse_args()
     started = time.monotonic()
+    outcomes = []
     with Laboratories(arguments.jobs) as laboratories:
-        calm = laboratories.undisturbed()
-        _say("\n".join(f"{number:5}  {call}" for number, call in enumerate(calm.calls, 1)) if arguments.list else "")
-        _say(table(calm.calls))
-        if calm.complaints:
-            _say(_story(calm))
-        if arguments.list or calm.complaints:
-            return _end([calm], started)
-        deaths = every_death(len(calm.calls), every=arguments.every)
-        if arguments.only:
-            deaths = [death for death in deaths if str(death) in arguments.only]
-        outcomes = []
-        for outcome in laboratories.deaths(deaths):
-            outcomes.append(outcome)
-            if len(outcomes) % 20 == 0:
-                _say(f"{len(outcomes)} of {len(deaths)} deaths, {time.monotonic() - started:.0f} s")
-            if outcome.complaints:
-                _say(_story(outcome))
-        return _end(outcomes, started)
+        for story in arguments.story or STORIES:
+            calm = laboratories.undisturbed(story)
+            _say(f"{story}: {len(calm.calls)} calls to storage and service")
+            if arguments.list:
+                _say("\n".join(f"{number:5}  {call}" for number, call in enumerate(calm.calls, 1)))
+                _say(table(calm.calls))
+            deaths = every_death(len(calm.calls), every=arguments.every)
+            if arguments.only:
+                deaths = [death for death in deaths if str(death) in arguments.only]
+            if arguments.list or calm.complaints:
+                deaths = []
+            for outcome in itertools.chain([calm], laboratories.deaths(story, deaths)):
+                outcomes.append(outcome)
+                if outcome.complaints:
+                    _say(_story(outcome))
+            _say(f"{len(outcomes)} points tried so far, {time.monotonic() - started:.0f} s")
+    return _end(outcomes, started)
 
 
 def _story(outcome: Outcome) -> str:
@@ -263,13 +322,12 @@ def _end(outcomes: list[Outcome], started: float) -> int:
     failed = [outcome for outcome in outcomes if outcome.complaints]
     _say(f"{len(outcomes)} points tried, {len(outcomes) - len(failed)} passed, {time.monotonic() - started:.0f} s")
     for outcome in failed:
-        _say(f"failed: --only {outcome.what}")
+        _say(f"failed: {outcome.what}")
     return 1 if failed else 0
 
 
 def _say(text: str) -> None:
-    if text:
-        print(text, flush=True)  # noqa: T201 - this is a program for the terminal
+    print(text, flush=True)  # noqa: T201 - this is a program for the terminal
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """A process that runs the app's real steps, one after the other, and dies at the call it is told to die at.
 
 It plays the Functions host, single-threaded so that every run makes the same calls: it delivers the drop and the
-messages of the real queues to the functions that function_app.py names, and ticks. It plays time: where nothing moves,
-the app's clock is put forward instead of waited for. And it plays the service's workers, while the emulator's own are
-held. What it does as these is not counted; what the app asks of storage and service is.
+messages of the real queues to the functions that function_app.py names, ticks, and brings what a user asks. It plays
+time: where nothing moves, the app's clock is put forward instead of waited for. And it plays the service's workers,
+while the emulator's own are held. What it does as these is not counted; what the app asks of storage and service is.
 
 A driver is a fork of a process that has imported everything but holds nothing of the app: a life costs no start, and
 death, by `os._exit`, takes all state with it.
@@ -19,9 +19,10 @@ import threading
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from http import HTTPStatus
 from types import SimpleNamespace
 from typing import Any, Literal
 from urllib.parse import parse_qs, urlsplit
@@ -32,7 +33,9 @@ from azure.core.pipeline.transport import RequestsTransport
 from azure.storage.queue import QueueClient, TextBase64DecodePolicy
 
 from batch_fn import clock, polling
-from tests.reliability.checks import Place, work_left
+from batch_fn.ledger import JOB_ROW
+from tests.reliability.checks import Place, work_left, work_rows
+from tests.reliability.drops import Dropped
 
 KILLED = 137
 """The exit code of a process that was ended by SIGKILL, as out of memory ends one."""
@@ -42,6 +45,9 @@ ROUNDS = 40
 
 LEAP_SECONDS = 10
 """How far the clock is put forward when nothing moves."""
+
+ENDS = {"validating": "completed", "cancelling": "cancelled"}
+"""How the service's workers end a batch."""
 
 HIDDEN_SECONDS = 120
 MAX_DELIVERIES = 5
@@ -58,6 +64,27 @@ class Death:
         return f"{self.call}:{self.when}"
 
 
+@dataclass(frozen=True)
+class Ask:
+    """What a user asks for the job by the HTTP API, again and again until there is an answer.
+
+    Where there is one, what the app calls before it is asked is not counted.
+    """
+
+    what: Literal["cancel", "retry"]
+    states: frozenset[str] = frozenset()
+    """It is asked as soon as the states of the job's parts are these; at once, if there are none."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the user was told."""
+
+    status: int
+    batches: frozenset[str]
+    """The ids of all batches that were at the service then."""
+
+
 @dataclass
 class Life:
     """What was told of one life of a driver."""
@@ -66,6 +93,8 @@ class Life:
     """Each call of the app to storage or service, in order."""
     errors: list[str] = field(default_factory=list)
     """Steps that raised."""
+    answer: Answer | None = None
+    """To what the user asked."""
     held: tuple[str, str, str] | None = None
     """Queue, id and pop receipt of the message that was being worked on."""
     quiet: bool = False
@@ -73,15 +102,23 @@ class Life:
     exit_code: int = 0
 
 
-def live(place: Place, environment: dict[str, str], name: str, *, event: bool, death: Death | None = None) -> Life:
-    """Let a driver live until all is quiet, or until its death; `event`: it is told of the drop of that name."""
+def live(
+    place: Place,
+    environment: dict[str, str],
+    dropped: Dropped,
+    *,
+    event: bool,
+    ask: Ask | None = None,
+    death: Death | None = None,
+) -> Life:
+    """Let a driver live until all is quiet, or until its death; `event`: it is told of the drop."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
         os.environ.update(environment)
         logging.disable()
         try:
-            _Driver(place, Calls(death, _Telling(writing)), _Telling(writing)).run(name, event=event)
+            _Driver(place, Calls(death, _Telling(writing)), _Telling(writing), dropped, ask).run(event=event)
         except BaseException:  # noqa: BLE001 - the parent is to hear of it, whatever it was
             _Telling(writing)("errors", traceback.format_exc())
         os._exit(0)
@@ -94,6 +131,8 @@ def live(place: Place, environment: dict[str, str], name: str, *, event: bool, d
                     life.calls.append(call)
                 case ["errors", error]:
                     life.errors.append(error)
+                case ["answer", status, batches]:
+                    life.answer = Answer(status, frozenset(batches))
                 case ["held", held]:
                     life.held = tuple(held) if held else None
                 case ["quiet", quiet]:
@@ -108,14 +147,14 @@ class _Telling:
     def __init__(self, pipe: int) -> None:
         self._pipe = pipe
 
-    def __call__(self, what: str, value: object) -> None:
-        os.write(self._pipe, json.dumps([what, value]).encode() + b"\n")
+    def __call__(self, what: str, *values: object) -> None:
+        os.write(self._pipe, json.dumps([what, *values]).encode() + b"\n")
 
 
 class Calls:
     """Counts what the app asks of storage and service, in one sequence, and ends the process where it is to die."""
 
-    def __init__(self, death: Death | None, tell: Callable[[str, object], None]) -> None:
+    def __init__(self, death: Death | None, tell: Callable[..., None]) -> None:
         self._death = death
         self._tell = tell
         self._count = 0
@@ -192,8 +231,11 @@ class _Clock:
 class _Driver:
     """The host, the time and the service's workers around one app."""
 
-    def __init__(self, place: Place, calls: Calls, tell: Callable[[str, object], None]) -> None:
-        self._place, self._calls, self._tell = place, calls, tell
+    def __init__(
+        self, place: Place, calls: Calls, tell: Callable[..., None], dropped: Dropped, ask: Ask | None
+    ) -> None:
+        self._place, self._calls, self._tell, self._dropped, self._ask = place, calls, tell, dropped, ask
+        self._counts = ask is None
         self._clock = _Clock()
         self._queue = functools.cache(
             functools.partial(
@@ -210,10 +252,11 @@ class _Driver:
         for each in function_app.app.get_functions():
             self._functions[str(getattr(each.get_trigger(), "type", None))].append(each)
 
-    def run(self, name: str, *, event: bool) -> None:
+    def run(self, *, event: bool) -> None:
         """Deliver and tick until nothing is left to do; then once more, much later, to see that nothing begins anew."""
+        self._let_user_ask()
         if event:
-            self._deliver_drop(name)
+            self._deliver_drop(self._dropped.drop.name)
         for _ in range(ROUNDS):
             delivered = self._deliver_messages()
             self._tick()
@@ -221,7 +264,7 @@ class _Driver:
             if worked:
                 self._tick()
             delivered += self._deliver_messages()
-            if not any(work_left(self._place)):
+            if not self._ask and not any(work_left(self._place)):
                 break
             if not delivered and not worked:
                 self._clock.leap(LEAP_SECONDS)
@@ -236,11 +279,11 @@ class _Driver:
         blob = self._place.user.blobs.get_blob_client(self._place.settings.input_container, name)
         if blob.exists():  # the host does not call the function for a blob that is gone
             [function] = self._functions["blobTrigger"]
-            self._call(function, blob)
+            self._run(function, blob)
 
     def _tick(self) -> None:
         [function] = self._functions["timerTrigger"]
-        self._call(function, None)
+        self._run(function, None)
 
     def _deliver_messages(self) -> int:
         """Deliver every message, those included that come of it. Return how many there were."""
@@ -258,31 +301,55 @@ class _Driver:
         if message is None:
             return False
         self._tell("held", [queue.queue_name, message.id, message.pop_receipt])
-        if self._call(function, func.QueueMessage(id=message.id, body=message.content)):
+        if self._run(function, func.QueueMessage(id=message.id, body=message.content)):
             queue.delete_message(message)
         elif (message.dequeue_count or 0) < MAX_DELIVERIES:
             queue.update_message(message.id, message.pop_receipt, visibility_timeout=0)
         self._tell("held", None)
         return True
 
-    def _call(self, function: Any, value: Any) -> bool:
-        """Run a function as the host does. Return whether it came to its end without an error."""
+    def _let_user_ask(self) -> None:
+        """If it is time, let the user ask; what is no job yet is asked for again."""
+        ask = self._ask
+        if ask is None or (ask.states and ask.states != self._states_of_parts()):
+            return
+        self._ask, self._counts = None, True
+        job_id = self._dropped.job_id
+        [function] = [each for each in self._functions["httpTrigger"] if each.get_function_name() == ask.what]
+        request = func.HttpRequest("POST", f"/api/jobs/{job_id}/{ask.what}", route_params={"id": job_id}, body=b"")
+        answer = self._call(function, request)
+        if answer is None or answer.status_code == HTTPStatus.NOT_FOUND:
+            self._ask = ask
+            return
+        self._tell("answer", answer.status_code, [batch["id"] for batch in self._place.service.batches()])
+
+    def _states_of_parts(self) -> set[str]:
+        rows = work_rows(self._place, self._dropped.job_id)
+        return {str(row["state"]) for row in rows if row["RowKey"] != JOB_ROW}
+
+    def _run(self, function: Any, value: Any) -> bool:
+        """Run a function, and then let the user ask. Return whether it came to its end without an error."""
+        ended = self._call(function, value) is not None
+        self._let_user_ask()
+        return ended
+
+    def _call(self, function: Any, value: Any) -> Any:
+        """Run a function as the host does. Return its answer, true if it gives none; None if it raised an error."""
         run, given = function.get_user_function(), {function.get_trigger().name: value}
         if "context" in inspect.signature(run).parameters:
             given["context"] = SimpleNamespace(invocation_id="", thread_local_storage=threading.local())
         try:
-            with self._calls.counted():
-                run(**given)
+            with self._calls.counted() if self._counts else nullcontext():
+                return run(**given) or True
         except Exception:  # noqa: BLE001 - whatever it was, the message comes again
             self._tell("errors", f"{function.get_function_name()} raised {traceback.format_exc()}")
-            return False
-        return True
+            return None
 
     def _let_service_work(self) -> int:
-        """Let the service work off every batch that it has. Return how many there were."""
-        open_batches = [batch["id"] for batch in self._place.service.batches() if batch["status"] == "validating"]
-        for batch_id in open_batches:
-            self._place.service.end_batch(batch_id, "completed")
+        """Let the service work off every batch that it has, or stop it. Return how many there were."""
+        open_batches = [batch for batch in self._place.service.batches() if batch["status"] in ENDS]
+        for batch in open_batches:
+            self._place.service.end_batch(batch["id"], ENDS[batch["status"]])
         return len(open_batches)
 
 

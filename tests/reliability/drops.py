@@ -2,8 +2,9 @@
 
 import itertools
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from batch_fn.settings import Settings
 
@@ -19,6 +20,8 @@ class Fate(StrEnum):
     ANSWERED = "answered"
     #: In errors.
     FAILED = "failed"
+    #: In errors, and in output when its job was retried.
+    MENDED = "mended"
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,17 @@ class Line:
     raw: bytes
     fate: Fate
     executions: int
-    """How often the service may run it at most; it may answer it once."""
+    """How often the service may run it at most, if nobody retries its job; it may answer it once."""
+
+    def executions_after(self, retries: int) -> int:
+        """How often the service may run it at most, if its job was retried so often."""
+        match self.fate:
+            case Fate.ANSWERED:
+                return self.executions
+            case Fate.FAILED:
+                return self.executions * (1 + retries)
+            case Fate.MENDED:
+                return min(1 + retries, 2)
 
 
 @dataclass(frozen=True)
@@ -49,6 +62,26 @@ class Drop:
 
 
 @dataclass(frozen=True)
+class Cancel:
+    """A cancel that was answered with yes, and what there was then."""
+
+    batches: frozenset[str]
+    """The ids of all batches at the service."""
+    on_their_way: frozenset[str] = frozenset()
+    """The parts that somebody was sending just then."""
+
+
+@dataclass(frozen=True)
+class Former:
+    """What a job had come to before it was retried."""
+
+    report: dict[str, Any]
+    output: list[dict[str, Any]]
+    cancelled: bool
+    """A cancel was answered with yes."""
+
+
+@dataclass
 class Dropped:
     """One version of a file in the inbox; `path` is where its results will be."""
 
@@ -56,6 +89,10 @@ class Dropped:
     path: str
     overwritten: bool = False
     """A newer version followed at once: this one may be gone before anybody saw it."""
+    cancel: Cancel | None = None
+    """Of its last run."""
+    former: list[Former] = field(default_factory=list)
+    """Its runs before that one: it was retried so often."""
 
     @property
     def job_id(self) -> str:
@@ -71,6 +108,11 @@ def good(text: str = "Hello") -> Line:
 def wrong() -> Line:
     """Return a line that the service refuses for good: it must not be tried again."""
     return _line("[[status 400]]", Fate.FAILED, executions=1)
+
+
+def mended() -> Line:
+    """Return a line that the service refuses the first time; it must be tried again only if somebody asks for it."""
+    return _line("[[status 400 x1]]", Fate.MENDED, executions=1)
 
 
 def unlucky(status: int = 500, times: int = 1) -> Line:

@@ -1,5 +1,7 @@
 """Hundreds of jobs of every kind, while all around them fails: the service, the storage, the workers and the hosts.
 
+Users cancel and retry some of them meanwhile.
+
 `make storm`, or `python -m tests.reliability.storm [--seed N] [--jobs N] [--minutes N]`.
 
 What is dropped and what goes wrong, and when, is a plan that is made of the seed alone, so a seed replays it; how it
@@ -23,7 +25,19 @@ from azure.core.exceptions import AzureError
 from devkit.host.process import FunctionsHost, HostError
 from devkit.stack import PROJECT, Stack
 from tests.reliability.checks import Place, broken_promises, look, work_left
-from tests.reliability.drops import Drop, Dropped, Line, ends_its_batch, good, hopeless, left_out, unlucky, wrong
+from tests.reliability.drops import (
+    Drop,
+    Dropped,
+    Line,
+    ends_its_batch,
+    good,
+    hopeless,
+    left_out,
+    mended,
+    unlucky,
+    wrong,
+)
+from tests.reliability.users import WISHES, Users, Wish, wishes_for
 
 SETTINGS = {
     "MAX_PART_REQUESTS": "10",
@@ -74,8 +88,8 @@ class Plan:
 
     seed: int
     seconds: float
-    drops: Sequence[tuple[float, Drop]]
-    """With the second at which each is dropped."""
+    drops: Sequence[tuple[float, Drop, tuple[Wish, ...]]]
+    """With the second at which each is dropped, and what a user wishes for it then."""
     troubles: Sequence[Trouble]
     host: dict[str, str | float | bool]
     """Options of the host that is there from the start."""
@@ -87,7 +101,9 @@ def make_plan(seed: int, jobs: int, seconds: float) -> Plan:
     drops = [(chance.uniform(0, seconds * CALM), drop) for drop in _drops(chance, jobs)]
     troubles = _troubles(chance, seconds * CALM)
     host = HOST | _event_trouble(chance)
-    return Plan(seed, seconds, sorted(drops, key=lambda each: each[0]), troubles, host)
+    wished = [WISHES[number] if number < len(WISHES) else chance.choice(WISHES) for number in range(jobs)]
+    each = [(at, drop, wishes_for(chance, whats)) for (at, drop), whats in zip(drops, wished, strict=True)]
+    return Plan(seed, seconds, sorted(each, key=lambda each: each[0]), troubles, host)
 
 
 def _drops(chance: random.Random, jobs: int) -> list[Drop]:
@@ -111,6 +127,7 @@ def _plain(chance: random.Random) -> list[Line]:
 def _with_bad_lines(chance: random.Random) -> list[Line]:
     bad: list[Callable[[], Line]] = [
         wrong,
+        mended,
         hopeless,
         left_out,
         unlucky,
@@ -126,7 +143,7 @@ def _whose_batch_ends(chance: random.Random) -> list[Line]:
 
 
 def _in_parts(chance: random.Random) -> list[Line]:
-    bad = [wrong, left_out, unlucky]
+    bad = [wrong, mended, left_out, unlucky]
     return [*(good() for _ in range(chance.randint(10, 40))), *(chance.choice(bad)() for _ in range(3))]
 
 
@@ -268,27 +285,46 @@ class Storm:
     def _rage(self, stack: Stack, place: Place) -> None:
         started = time.monotonic()
         chaos = _Chaos(stack, self._storage_is_up, self._log)
-        user = threading.Thread(target=self._play_user, args=(place, started))
-        user.start()
+        users = Users(stack, place, self._storage_is_up)
+        dropping = threading.Thread(target=self._drop_all, args=(place, users, started))
+        asking = threading.Thread(target=self._ask_all, args=(users, dropping), daemon=True)
+        dropping.start()
+        asking.start()
         for trouble in self._plan.troubles:
             _sleep_until(started + trouble.at)
             try:
                 chaos.do(trouble)
             except Exception as error:  # noqa: BLE001 - a devkit that fails is to be told, and the storm goes on
                 self._failures.append(f"the devkit failed at {trouble}: {type(error).__name__}: {error}")
-        user.join()
+        dropping.join()
         chaos.clear_up()
         self._say(f"{len(self._dropped)} dropped in {time.monotonic() - started:.0f} s; the storm is over")
+        asking.join(QUIET_SECONDS)
+        self._say(", ".join(f"{count} {answer}" for answer, count in users.answers.items()))
+        self._failures += users.failures
+        if asking.is_alive():
+            self._failures.append(f"a wish was not answered {QUIET_SECONDS} s after the storm")
 
-    def _play_user(self, place: Place, started: float) -> None:
+    def _drop_all(self, place: Place, users: Users, started: float) -> None:
         """Drop every file in its time. A user does not drop while the storage is away."""
-        versions = Counter(drop.name for _, drop in self._plan.drops)
-        for at, drop in self._plan.drops:
+        versions = Counter(drop.name for _, drop, _ in self._plan.drops)
+        for at, drop, wishes in self._plan.drops:
             _sleep_until(started + at)
             versions[drop.name] -= 1
             with self._storage_is_up:
                 path = place.user.drop(drop.name, drop.content)
-            self._dropped.append(Dropped(drop, path, overwritten=versions[drop.name] > 0))
+            dropped = Dropped(drop, path, overwritten=versions[drop.name] > 0)
+            self._dropped.append(dropped)
+            if not dropped.overwritten:
+                users.wish(dropped, wishes)
+
+    def _ask_all(self, users: Users, dropping: threading.Thread) -> None:
+        """Ask until every wish was answered."""
+        try:
+            while not users.go_round() or dropping.is_alive():
+                time.sleep(0.5)
+        except Exception as error:  # noqa: BLE001 - it is to be told
+            self._failures.append(f"the users failed: {type(error).__name__}: {error}")
 
     def _wait_for_quiet(self, place: Place) -> None:
         """Return when nothing is left to do for a while; note what is, if that takes too long."""
@@ -333,7 +369,8 @@ def main() -> int:
     plan = make_plan(arguments.seed, arguments.jobs, arguments.minutes * 60)
     _say(f"Storm --seed {plan.seed} --jobs {arguments.jobs} --minutes {arguments.minutes:g}")
     if arguments.plan:
-        _say("\n".join([*map(str, plan.troubles), *(f"{at:6.1f}  drop {drop.name}" for at, drop in plan.drops)]))
+        drops = (f"{at:6.1f}  drop {drop.name} {', '.join(map(str, wishes))}" for at, drop, wishes in plan.drops)
+        _say("\n".join([*map(str, plan.troubles), *drops]))
         return 0
     _say("".join(f"  {count:3} {what}\n" for what, count in Counter(each.what for each in plan.troubles).items()))
     log = PROJECT / "out" / "storm" / f"{plan.seed}.log"

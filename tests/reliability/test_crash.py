@@ -5,11 +5,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.reliability.crash import Laboratories, Outcome, spread, table
+from tests.reliability.crash import STORIES, Laboratories, Outcome, spread, table
 
 pytestmark = pytest.mark.xdist_group("reliability")
 
-DEATHS = 10
+DEATHS, DEATHS_OF_A_USER_STORY = 10, 5
 
 MOST_CALLS = {"tables": 70, "blobs": 32, "queues": 8, "service": 27}
 """What one small job of three batches costs; `python -m tests.reliability.crash --list` shows each call."""
@@ -24,7 +24,7 @@ def laboratories() -> Iterator[Laboratories]:
 @pytest.fixture(scope="module")
 def calm(laboratories: Laboratories) -> Outcome:
     """How it goes without a fault."""
-    return laboratories.undisturbed()
+    return laboratories.undisturbed("untouched")
 
 
 def test_a_small_job_makes_no_more_calls_than_are_known(calm: Outcome) -> None:
@@ -37,7 +37,17 @@ def test_a_small_job_makes_no_more_calls_than_are_known(calm: Outcome) -> None:
 
 
 def test_whenever_the_app_dies_every_promise_is_kept(laboratories: Laboratories, calm: Outcome) -> None:
-    deaths = spread(len(calm.calls), DEATHS)
-    outcomes = list(laboratories.deaths(deaths))
+    _all_is_kept(laboratories, "untouched", calm, DEATHS)
+
+
+@pytest.mark.parametrize("story", [story for story in STORIES if story != "untouched"])
+def test_a_job_is_cancelled_or_retried_and_the_app_dies(laboratories: Laboratories, story: str) -> None:
+    calm = laboratories.undisturbed(story)
+    assert calm.complaints == []
+    _all_is_kept(laboratories, story, calm, DEATHS_OF_A_USER_STORY)
+
+
+def _all_is_kept(laboratories: Laboratories, story: str, calm: Outcome, deaths: int) -> None:
+    outcomes = list(laboratories.deaths(story, spread(len(calm.calls), deaths)))
     assert {outcome.what: outcome.complaints for outcome in outcomes if outcome.complaints} == {}
-    assert len(outcomes) == DEATHS
+    assert len(outcomes) == deaths

@@ -14,7 +14,8 @@ pytestmark = pytest.mark.xdist_group("reliability")
 def test_the_same_seed_makes_the_same_plan() -> None:
     def shown(seed: int) -> list[str]:
         plan = make_plan(seed, jobs=50, seconds=60)
-        return [*map(str, plan.troubles), *(f"{at} {drop.name} {len(drop.lines)}" for at, drop in plan.drops)]
+        drops = (f"{at} {drop.name} {len(drop.lines)} {wishes}" for at, drop, wishes in plan.drops)
+        return [*map(str, plan.troubles), *drops]
 
     assert shown(1) == shown(1)
     assert shown(1) != shown(2)
