@@ -5,7 +5,7 @@ import msgspec
 from batch_fn import clock, journal
 from batch_fn.app import App
 from batch_fn.bundling import may_bundle
-from batch_fn.jobs import Job, JobState, Part, Usage
+from batch_fn.jobs import Estimate, Job, JobState, Part, Usage
 from batch_fn.ledger import Change, ConflictError, Held
 from batch_fn.prices import cost
 
@@ -16,7 +16,8 @@ def accept(app: App, held: Held[Job], parts: list[Part], kept: Part | None = Non
     `held` has the accepted row, and the ETag of the one before it; `kept` is a settled part with results from before
     the job was retried. Return False if another instance has it.
     """
-    job, etag = held
+    estimate = _estimate(app, parts)
+    job, etag = msgspec.structs.replace(held.row, estimate=estimate), held.etag
     if len(parts) == 1 and may_bundle(app, parts[0].bytes):
         later = clock.after(app.settings.bundle_seconds + app.settings.resend_seconds)
         parts = [msgspec.structs.replace(parts[0], bundles=True, due=later)]
@@ -34,14 +35,13 @@ def accept(app: App, held: Held[Job], parts: list[Part], kept: Part | None = Non
                 return False
             asked_at, etag = before.cancel_asked_at, work.job.etag
             job = msgspec.structs.replace(job, cancelled=True, cancel_asked_at=asked_at, due=clock.now())
-    journal.note("job_accepted", job_id=job.job_id, requests=job.requests, parts=len(parts), **_estimate(app, parts))
+    facts = {"input_tokens_estimated": estimate.prompt_tokens, "input_cost_estimated": estimate.cost}
+    journal.note("job_accepted", job_id=job.job_id, requests=job.requests, parts=len(parts), **facts)
     for part in parts:
         app.queues.submit(job.job_id, part.key, app.settings.bundle_seconds if part.bundles else 0)
     return True
 
 
-def _estimate(app: App, parts: list[Part]) -> dict[str, float | None]:
-    """Return what is expected of the input alone: how long the answers will be, nobody knows."""
+def _estimate(app: App, parts: list[Part]) -> Estimate:
     spent = [(part.deployment, Usage(part.estimated_tokens, 0, part.estimated_tokens)) for part in parts]
-    tokens = sum(part.estimated_tokens for part in parts)
-    return {"input_tokens_estimated": tokens, "input_cost_estimated": cost(spent, app.settings.prices)}
+    return Estimate(sum(part.estimated_tokens for part in parts), cost(spent, app.settings.prices))

@@ -4,10 +4,11 @@ Nothing here changes anything. What a finished job has to say stands in its repo
 made of the ledger's rows.
 """
 
+import functools
 import heapq
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,10 +18,12 @@ import msgspec
 from batch_fn import clock
 from batch_fn.admission import Deployment
 from batch_fn.app import App
+from batch_fn.bundling import riding
 from batch_fn.jobs import (
     REPORTED_FINDINGS,
     Job,
     JobState,
+    Member,
     Outcome,
     Part,
     PartState,
@@ -40,6 +43,10 @@ SCANNED_ROWS = 5_000
 """Jobs that one page looks at, at most: a filter that hits nothing must not read the whole history."""
 LISTED_PAGES = 20
 """Pages of a hundred that one answer asks the service for, at most."""
+
+LISTED = ("job_id", "status", "counts", "progress", "finding_count", "usage", "cost")
+LISTED_TIMES = ("dropped", "accepted", "submitted", "finished")
+"""What a list of jobs has of each one's detail."""
 
 HEALTH_SECONDS = 10
 TICK_LATE_SECONDS = 600
@@ -105,8 +112,9 @@ def list_jobs(
         last = job.job_id
         if (not wanted or status_of(job) in wanted) and job.name.startswith(prefix):
             found.append(job)
+    bundle_of = functools.cache(app.ledger.work)  # many on one page may ride in the same
     with ThreadPoolExecutor(READS_AT_ONCE) as pool:
-        return JobsPage([*pool.map(lambda job: _row(app, job), found)], more)
+        return JobsPage([*pool.map(lambda job: _row(app, job, bundle_of), found)], more)
 
 
 def show_job(app: App, job_id: str) -> Detail:
@@ -125,37 +133,52 @@ def show_job(app: App, job_id: str) -> Detail:
         return _of_finished(app, finished)
     if work is None or work.job.row.bundle:
         raise NoSuchJobError(job_id)
-    former = app.containers.report(work.job.row.path) if work.job.row.retried_at else None
-    return in_hand(work, former)
+    return _of_work(app, work, app.ledger.work)
 
 
-def in_hand(work: Work, former: dict[str, Any] | None = None) -> Detail:
-    """Return what is to be known of a job in hand; `former` is its report from before it was retried. Pure."""
+def _of_work(app: App, work: Work, bundle_of: Callable[[str], Work | None]) -> Detail:
     job = work.job.row
-    parts = sorted((held.row for held in work.parts), key=lambda part: (part.number, part.attempt))
+    former = app.containers.report(job.path) if job.retried_at else None
+    parts = [_as_carried(held.row, bundle_of) for held in work.parts]
+    return in_hand(job, parts, former=former, prices=app.settings.prices)
+
+
+def _as_carried(part: Part, bundle_of: Callable[[str], Work | None]) -> Part:
+    """Return a part that rides in a bundle as if the bundle's batch were its own.
+
+    The service counts for all that ride together: how far this one is, is known only when every line was answered.
+    """
+    bundle = bundle_of(part.bundle) if part.state is PartState.BUNDLED else None
+    if bundle is None or Member(part.job_id, part.key) not in bundle.job.row.members:
+        return part
+    (carrier,) = bundle.parts
+    answered = part.requests if carrier.row.completed == carrier.row.requests else 0
+    return msgspec.structs.replace(riding(part, carrier.row), state=carrier.row.state, completed=answered)
+
+
+def in_hand(
+    job: Job,
+    parts: Iterable[Part],
+    *,
+    former: dict[str, Any] | None = None,
+    prices: Mapping[str, tuple[float, float]] | None = None,
+) -> Detail:
+    """Return what is to be known of a job in hand; `former` is its report from before it was retried. Pure."""
+    parts = sorted(parts, key=lambda part: (part.number, part.attempt))
     findings = service_findings(parts)
-    document: Detail = msgspec.to_builtins(
-        report(
-            job,
-            status=status_of(job),
-            succeeded=sum(_kept(part) + part.succeeded for part in parts),
-            failed=sum(part.failed for part in parts),
-            findings=findings[:REPORTED_FINDINGS],
-            finding_count=len(findings),
-            outputs={"output": None, "errors": None, "archive": None},
-            parts=parts,
-            former=former,
-        )
+    document = report(
+        job,
+        status=status_of(job),
+        succeeded=sum(_kept(part) + part.succeeded for part in parts),
+        failed=sum(part.failed for part in parts),
+        findings=findings[:REPORTED_FINDINGS],
+        finding_count=len(findings),
+        outputs={"output": None, "errors": None, "archive": None},
+        parts=parts,
+        former=former,
+        prices=prices,
     )
-    live = {part.batch_id: part for part in parts if part.state is PartState.OPEN}
-    for batch in document["batches"]:
-        if batch["id"] in live:
-            batch |= {"completed": live[batch["id"]].completed, "failed_so_far": live[batch["id"]].failed_so_far}
-    return document | {
-        "progress": progress(job, parts),
-        "parts": [_part(part) for part in parts if part.number],
-        "transitions": transitions(document),
-    }
+    return _detail(document, progress(job, parts), [_part(job, part) for part in parts if part.number])
 
 
 def _of_finished(app: App, finished: Finished) -> Detail:
@@ -163,8 +186,14 @@ def _of_finished(app: App, finished: Finished) -> Detail:
     if document is None:
         raise ReportGoneError(finished)
     counts = document["counts"]
-    done = {"requests": counts["requests"], "completed": counts["succeeded"], "failed": counts["failed"]}
-    return document | {"progress": done, "parts": [], "transitions": transitions(document)}
+    done = Progress(counts["requests"], counts["succeeded"], counts["failed"])
+    return _detail(document, done, [])
+
+
+def _detail(report: Detail, progress: "Progress", parts: list[Detail]) -> Detail:
+    added = {"progress": progress, "parts": parts, "transitions": transitions(report)}
+    detail: Detail = msgspec.to_builtins(report | added)
+    return detail
 
 
 def status_of(job: Job | Finished) -> str:
@@ -176,14 +205,37 @@ def status_of(job: Job | Finished) -> str:
     return str(JobState.RETRYING if job.retried_at else job.state)
 
 
-def progress(job: Job, parts: Iterable[Part]) -> dict[str, int]:
-    """Return how many of a job's requests have a result: what is settled stays, of the rest the service counts."""
-    completed = failed = 0
-    for part in parts:
-        settled = part.state is PartState.SETTLED
-        completed += _kept(part) + (part.succeeded if settled else part.completed)
-        failed += part.failed if settled else part.failed_so_far
-    return {"requests": job.requests, "completed": completed, "failed": failed}
+class Progress(msgspec.Struct, frozen=True):
+    """How many requests have a result; no line is counted twice."""
+
+    requests: int
+    completed: int = 0
+    failed: int = 0
+    """For good."""
+    failed_so_far: int = 0
+    """In a batch whose results were not collected yet: each fails for good, or is tried again."""
+
+
+def progress(job: Job, parts: Iterable[Part]) -> Progress:
+    """Return how far a job is."""
+    each = [_progress(job, part) for part in parts]
+    return Progress(
+        job.requests,
+        sum(part.completed for part in each),
+        sum(part.failed for part in each),
+        sum(part.failed_so_far for part in each),
+    )
+
+
+def _progress(job: Job, part: Part) -> Progress:
+    """Return how far an attempt of a part is: settled, it says so itself; until then its batch is believed."""
+    if part.state is PartState.SETTLED:
+        return Progress(part.requests, _kept(part) + part.succeeded, part.failed)
+    completed = min(part.completed, part.requests) if part.batch_id else 0  # a refused batch may have counted too
+    left = part.requests - completed
+    if job.state is JobState.FINISHING and not part.bundle:  # the last to be settled: nothing of it is tried again
+        return Progress(part.requests, completed, left)
+    return Progress(part.requests, completed, 0, min(part.failed_so_far, left) if part.batch_id else 0)
 
 
 def transitions(document: Detail) -> list[Detail]:
@@ -233,68 +285,47 @@ def _in_order(
     yield from heapq.merge(here, past, key=lambda job: place(job.job_id))
 
 
-def _row(app: App, job: Job | Finished) -> Detail:
+def _row(app: App, job: Job | Finished, bundle_of: Callable[[str], Work | None]) -> Detail:
     if isinstance(job, Finished):
-        tokens = Usage(job.prompt_tokens, job.completion_tokens, job.total_tokens)
-        times = (job.dropped_at, job.accepted_at, job.submitted_at, job.finished_at)
-        return _described(
-            job,
-            succeeded=job.succeeded,
-            failed=job.failed,
-            progressed={"requests": job.requests, "completed": job.succeeded, "failed": job.failed},
-            findings=job.finding_count,
-            usage=msgspec.to_builtins(tokens),
-            times=[stamp(time) for time in times],
-            report=job.report,
-        )
-    work = app.ledger.work(job.job_id)
-    detail = in_hand(work or Work(Held(job, "")))  # without: it was finished a moment ago
-    return _described(
-        job,
-        succeeded=detail["counts"]["succeeded"],
-        failed=detail["counts"]["failed"],
-        progressed=detail["progress"],
-        findings=detail["finding_count"],
-        usage=detail["usage"],
-        times=[detail["times"][name] for name in ("dropped", "accepted", "submitted", "finished")],
-        report=None,
-    )
-
-
-def _described(
-    job: Job | Finished,
-    *,
-    succeeded: int,
-    failed: int,
-    progressed: dict[str, int],
-    findings: int,
-    usage: dict[str, int],
-    times: list[str | None],
-    report: str | None,
-) -> Detail:
-    return {
-        "job_id": job.job_id,
-        "status": status_of(job),
+        detail = _of_history(job)
+    else:
+        work = app.ledger.work(job.job_id) or Work(Held(job, ""))  # without: it was finished a moment ago
+        detail = _of_work(app, work, bundle_of)
+    return {name: detail[name] for name in LISTED} | {
         "input": {"container": job.container, "name": job.name, "bytes": job.bytes, "requests": job.requests},
-        "counts": {"requests": job.requests, "succeeded": succeeded, "failed": failed},
-        "progress": progressed,
-        "finding_count": findings,
-        "usage": usage,
-        "cost": job.cost if isinstance(job, Finished) else None,
-        "times": dict(zip(("dropped", "accepted", "submitted", "finished"), times, strict=True)),
-        "report": report,
+        "times": {name: detail["times"][name] for name in LISTED_TIMES},
+        "report": job.report if isinstance(job, Finished) else None,
     }
 
 
-def _part(part: Part) -> Detail:
+def _of_history(job: Finished) -> Detail:
+    """Return what the history tells of a finished job, as its report would."""
+    detail: Detail = msgspec.to_builtins(
+        {
+            "job_id": job.job_id,
+            "status": job.status,
+            "counts": {"requests": job.requests, "succeeded": job.succeeded, "failed": job.failed},
+            "progress": Progress(job.requests, job.succeeded, job.failed),
+            "finding_count": job.finding_count,
+            "usage": Usage(job.prompt_tokens, job.completion_tokens, job.total_tokens),
+            "cost": job.cost,
+            "times": {name: stamp(getattr(job, f"{name}_at")) for name in LISTED_TIMES},
+        }
+    )
+    return detail
+
+
+def _part(job: Job, part: Part) -> Detail:
     return {
         "part": part.number,
         "attempt": part.attempt,
         "state": part.state,
         "deployment": part.deployment,
+        "bundle": part.bundle or None,
         "batch": part.batch_id or None,
         "batch_status": part.batch_status or None,
         "requests": part.requests,
+        "progress": _progress(job, part),
         "waits_for": part.wait.reason if part.wait and part.state is PartState.WAITING else None,
     }
 
