@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from devkit.follow import what_does_not_add_up
+from devkit.demo import what_does_not_add_up
 from devkit.host_log import readable
 
 PROJECT = Path(__file__).parents[2]
