@@ -429,8 +429,13 @@ def standing(detail: Detail) -> str:
 
 
 def _doing(part: Detail) -> str:
-    how = f"waits: {part['waits_for']}" if part["waits_for"] else part["batch_status"] or DOING[part["state"]]
-    return _plain(f"attempt {part['attempt']} {how}" if part["attempt"] > 1 else how)
+    return f"{_how(part)} (attempt {part['attempt']})" if part["attempt"] > 1 else _how(part)
+
+
+def _how(part: Detail) -> str:
+    if part["waits_for"]:
+        return f"waits: {_plain(part['waits_for'])}"
+    return _plain(part["batch_status"] or DOING[part["state"]])
 
 
 def _done(detail: Detail) -> int:
@@ -449,27 +454,27 @@ def _finding(finding: Detail) -> str:
 
 def _outline(detail: Detail) -> list[str]:
     """Return a job's detail as plain lines."""
-    estimate, usage = detail["estimate"], detail["usage"]
-    expected = f", estimated {estimate['prompt_tokens']} and {_money(estimate['cost'])}" if estimate else ""
+    usage, estimate = detail["usage"], detail["estimate"] or {"prompt_tokens": 0, "cost": None}
+    costs = (detail["cost"], estimate["cost"])
     return [
         *summary(detail),
         *map(_batch, detail["batches"]),
-        *(f"{_attempt(part)}: {_doing(part)}" for part in detail["parts"] if not part["batch"]),
-        f"  tokens   {usage['prompt_tokens']} in, {usage['completion_tokens']} out",
-        f"  cost     {_money(detail['cost'])}{expected}",
+        *(f"{_attempt(part)}: {_how(part)}, 0 of {part['requests']}" for part in detail["parts"] if not part["batch"]),
+        f"  tokens   {usage['prompt_tokens']} in, {usage['completion_tokens']} out; "
+        f"estimated {estimate['prompt_tokens']} in",
+        *([f"  cost     {_money(costs[0])}; estimated {_money(costs[1])} for the input"] if any(costs) else []),
         *(f"  {kind:8} {_plain(place)}" for kind, place in detail["outputs"].items() if place),
     ]
 
 
 def _batch(batch: Detail) -> str:
-    done = f"{batch['succeeded']} succeeded, {batch['failed']} failed, cost {_money(batch['cost'])}"
-    return f"{_attempt(batch)}: {_plain(batch['status'])}: {done}"
+    done = f"{batch['succeeded']} succeeded, {batch['failed']} failed of {batch['requests']}"
+    return f"{_attempt(batch)}: {_plain(batch['status'])}, {done}, cost {_money(batch['cost'])}"
 
 
 def _attempt(each: Detail) -> str:
     """Return which attempt of a part that is, whether it became a batch or not."""
-    deployment = _plain(each["deployment"])
-    return f"  part {each['part']}, attempt {each['attempt']}, {deployment}, {each['requests']} requests"
+    return f"  part {each['part']}, attempt {each['attempt']}, {_plain(each['deployment'])}"
 
 
 def _money(cost: float | None) -> str:

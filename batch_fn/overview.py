@@ -19,6 +19,7 @@ from batch_fn import clock
 from batch_fn.admission import Deployment
 from batch_fn.app import App
 from batch_fn.bundling import riding
+from batch_fn.finishing import is_of
 from batch_fn.jobs import (
     REPORTED_FINDINGS,
     Job,
@@ -139,6 +140,8 @@ def show_job(app: App, job_id: str) -> Detail:
 def _of_work(app: App, work: Work, bundle_of: Callable[[str], Work | None]) -> Detail:
     job = work.job.row
     former = app.containers.report(job.path) if job.retried_at else None
+    if former is not None and is_of(job, former):
+        return _of_report(former)  # where it stands, the job is done
     parts = [_as_carried(held.row, bundle_of) for held in work.parts]
     return in_hand(job, parts, former=former, prices=app.settings.prices)
 
@@ -166,10 +169,12 @@ def in_hand(
     """Return what is to be known of a job in hand; `former` is its report from before it was retried. Pure."""
     parts = sorted(parts, key=lambda part: (part.number, part.attempt))
     findings = service_findings(parts)
+    # While its failed lines are picked, a job that is retried has no parts yet.
+    answered = former["counts"]["succeeded"] if former and not parts else 0
     document = report(
         job,
         status=status_of(job),
-        succeeded=sum(_kept(part) + part.succeeded for part in parts),
+        succeeded=answered + sum(_kept(part) + part.succeeded for part in parts),
         failed=sum(part.failed for part in parts),
         findings=findings[:REPORTED_FINDINGS],
         finding_count=len(findings),
@@ -178,13 +183,17 @@ def in_hand(
         former=former,
         prices=prices,
     )
-    return _detail(document, progress(job, parts), [_part(job, part) for part in parts if part.number])
+    return _detail(document, progress(job, parts, answered), [_part(job, part) for part in parts if part.number])
 
 
 def _of_finished(app: App, finished: Finished) -> Detail:
     document = app.containers.report(result_path(finished.name, finished.job_id))
     if document is None:
         raise ReportGoneError(finished)
+    return _of_report(document)
+
+
+def _of_report(document: Detail) -> Detail:
     counts = document["counts"]
     done = Progress(counts["requests"], counts["succeeded"], counts["failed"])
     return _detail(document, done, [])
@@ -216,12 +225,12 @@ class Progress(msgspec.Struct, frozen=True):
     """In a batch whose results were not collected yet: each fails for good, or is tried again."""
 
 
-def progress(job: Job, parts: Iterable[Part]) -> Progress:
-    """Return how far a job is."""
+def progress(job: Job, parts: Iterable[Part], answered: int = 0) -> Progress:
+    """Return how far a job is; `answered` lines are in none of the parts."""
     each = [_progress(job, part) for part in parts]
     return Progress(
         job.requests,
-        sum(part.completed for part in each),
+        answered + sum(part.completed for part in each),
         sum(part.failed for part in each),
         sum(part.failed_so_far for part in each),
     )
