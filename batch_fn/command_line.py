@@ -44,6 +44,7 @@ DOING = {
     PartState.CLAIMED: "being sent",
     PartState.BUNDLED: "waiting for company",
     PartState.ENDED: "not sent",
+    PartState.SETTLED: "not sent",
 }
 """What becomes of a part that has no batch."""
 PLAIN_WIDTH = 160
