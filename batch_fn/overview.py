@@ -258,7 +258,8 @@ def transitions(document: Detail) -> list[Detail]:
     ]
     for batch in document["batches"]:
         of = {"part": batch.get("part"), "attempt": batch["attempt"], "batch": batch["id"]}
-        happened.append(_transition(batch["created_at"], "submitted", f"{batch['requests']} requests", **of))
+        requests = f"{batch['requests']} request{'' if batch['requests'] == 1 else 's'}"
+        happened.append(_transition(batch["created_at"], "submitted", requests, **of))
         happened.append(_transition(batch["finished_at"], "ended", batch["status"], **of))
     happened.append(_transition(times["finished"], "finished", document["status"]))
     return sorted((each for each in happened if each["at"]), key=lambda each: str(each["at"]))

@@ -127,6 +127,7 @@ def test_jobs_are_searched_by_name_and_by_status(visitor: Visitor, failed: Dropp
     visitor.searches("hostile/")
     expect(rows).to_have_count(1, timeout=PATIENCE)
     visitor.sees(hostile.name, "rejected")
+    expect(visitor.row(hostile.name)).to_contain_text("1 finding")
     visitor.page.get_by_label("Status").select_option("succeeded")
     expect(visitor.page.get_by_text("No job here.")).to_be_visible(timeout=PATIENCE)
     visitor.page.get_by_label("Status").select_option("partially succeeded")
