@@ -34,7 +34,7 @@ from batch_fn.jobs import (
     result_path,
     service_findings,
 )
-from batch_fn.ledger import HISTORY_PAGE, Finished, Held, NoSuchJobError, Work, place
+from batch_fn.ledger import HISTORY_PAGE, Finished, Glance, Held, NoSuchJobError, Spent, Work, place
 from batch_fn.prices import DIGITS
 from batch_fn.quota import limit_of
 from batch_fn.reports import report, stamp
@@ -56,7 +56,8 @@ TICK_LATE_SECONDS = 600
 MOST_DIGITS = 9
 
 CANCELLING = "cancelling"
-STATUSES = frozenset({*map(str, JobState), *map(str, Outcome), CANCELLING})
+OUTCOMES = frozenset(map(str, Outcome))
+STATUSES = frozenset({*map(str, JobState), *OUTCOMES, CANCELLING})
 JOB_ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{10}")
 
 type Detail = dict[str, Any]
@@ -102,11 +103,14 @@ def list_jobs(
     `since` and `until` are about when it was dropped, both included. `after` is what the page before gave.
     """
     wanted = frozenset(status)
-    found: list[Job | Finished] = []
+    found: list[Job | Finished | Glance] = []
     more = last = None
-    # Where nothing is filtered, the history is asked for no more rows than are shown.
-    page = HISTORY_PAGE if wanted or prefix else min(limit + 1, HISTORY_PAGE)
-    for looked_at, job in enumerate(_in_order(app, since, until, after, page)):
+    past: Iterator[Finished | Glance] = iter(())
+    if not (wanted or prefix):  # no more rows are asked for than are shown
+        past = app.ledger.history(Finished, after=after, since=since, until=until, page=min(limit + 1, HISTORY_PAGE))
+    elif not wanted or wanted & OUTCOMES:
+        past = app.ledger.history(Glance, after=after, since=since, until=until, page=HISTORY_PAGE)
+    for looked_at, job in enumerate(_in_order(app, past, since, until, after)):
         if len(found) == limit or looked_at == SCANNED_ROWS:
             more = last
             break
@@ -115,7 +119,7 @@ def list_jobs(
             found.append(job)
     bundle_of = functools.cache(app.ledger.work)  # many on one page may ride in the same
     with ThreadPoolExecutor(READS_AT_ONCE) as pool:
-        return JobsPage([*pool.map(lambda job: _row(app, job, bundle_of), found)], more)
+        return JobsPage([*filter(None, pool.map(lambda job: _row(app, job, bundle_of), found))], more)
 
 
 def show_job(app: App, job_id: str) -> Detail:
@@ -205,9 +209,9 @@ def _detail(report: Detail, progress: "Progress", parts: list[Detail]) -> Detail
     return detail
 
 
-def status_of(job: Job | Finished) -> str:
+def status_of(job: Job | Finished | Glance) -> str:
     """Return the one word for where a job stands."""
-    if isinstance(job, Finished):
+    if not isinstance(job, Job):
         return str(job.status)
     if job.cancelled:
         return CANCELLING
@@ -278,8 +282,12 @@ def _transition(
 
 
 def _in_order(
-    app: App, since: datetime | None, until: datetime | None, after: str | None, page: int
-) -> Iterator[Job | Finished]:
+    app: App,
+    past: Iterator[Finished | Glance],
+    since: datetime | None,
+    until: datetime | None,
+    after: str | None,
+) -> Iterator[Job | Finished | Glance]:
     """Yield each job once, the last dropped first; those in hand among those that are finished."""
     hand = {
         job.job_id: job
@@ -289,13 +297,16 @@ def _in_order(
         and (until is None or job.dropped_at <= until)
         and (after is None or place(job.job_id) > place(after))
     }
-    finished = app.ledger.history(after=after, since=since, until=until, page=page)
-    past: Iterator[Job | Finished] = (job for job in finished if job.job_id not in hand)
-    here: list[Job | Finished] = sorted(hand.values(), key=lambda job: place(job.job_id))
-    yield from heapq.merge(here, past, key=lambda job: place(job.job_id))
+    here: list[Job | Finished | Glance] = sorted(hand.values(), key=lambda job: place(job.job_id))
+    gone = (job for job in past if job.job_id not in hand)
+    yield from heapq.merge(here, gone, key=lambda job: place(job.job_id))
 
 
-def _row(app: App, job: Job | Finished, bundle_of: Callable[[str], Work | None]) -> Detail:
+def _row(app: App, job: Job | Finished | Glance, bundle_of: Callable[[str], Work | None]) -> Detail | None:
+    """Return a job as a list shows it; None if it is gone, which only somebody else can have done."""
+    if isinstance(job, Glance):
+        finished = app.ledger.finished(job.job_id)
+        return _row(app, finished, bundle_of) if finished else None
     if isinstance(job, Finished):
         detail = _of_history(job)
     else:
@@ -451,10 +462,10 @@ def daily_totals(app: App, days: int) -> list[Detail]:
     midnight = clock.now().replace(hour=0, minute=0, second=0, microsecond=0)
     first = midnight - timedelta(days=days - 1)
     totals = {f"{first + timedelta(days=day):%Y-%m-%d}": Total() for day in range(days)}
-    for finished in app.ledger.history(since=first):
-        day = f"{finished.dropped_at:%Y-%m-%d}"
+    for spent in app.ledger.history(Spent, since=first):
+        day = f"{spent.dropped_at:%Y-%m-%d}"
         if day in totals:
-            totals[day] = totals[day].plus(finished)
+            totals[day] = totals[day].plus(spent)
     return [{"day": day} | msgspec.to_builtins(total) for day, total in totals.items()]
 
 
@@ -469,17 +480,17 @@ class Total(msgspec.Struct, frozen=True, kw_only=True):
     total_tokens: int = 0
     cost: float | None = 0.0
 
-    def plus(self, finished: Finished) -> "Total":
+    def plus(self, spent: Spent) -> "Total":
         """Return the total with one more job."""
-        known = self.cost is not None and (finished.cost is not None or not finished.total_tokens)
+        known = self.cost is not None and (spent.cost is not None or not spent.total_tokens)
         return Total(
             jobs=self.jobs + 1,
-            succeeded=self.succeeded + finished.succeeded,
-            failed=self.failed + finished.failed,
-            prompt_tokens=self.prompt_tokens + finished.prompt_tokens,
-            completion_tokens=self.completion_tokens + finished.completion_tokens,
-            total_tokens=self.total_tokens + finished.total_tokens,
-            cost=round((self.cost or 0.0) + (finished.cost or 0.0), DIGITS) if known else None,
+            succeeded=self.succeeded + spent.succeeded,
+            failed=self.failed + spent.failed,
+            prompt_tokens=self.prompt_tokens + spent.prompt_tokens,
+            completion_tokens=self.completion_tokens + spent.completion_tokens,
+            total_tokens=self.total_tokens + spent.total_tokens,
+            cost=round((self.cost or 0.0) + (spent.cost or 0.0), DIGITS) if known else None,
         )
 
 

@@ -1,6 +1,7 @@
 """What is told of jobs: on Azurite, pages of those in hand and those that are finished; the rest is pure."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import msgspec
 import pytest
@@ -24,6 +25,7 @@ from batch_fn.overview import (
     transitions,
 )
 from batch_fn.settings import Settings
+from bench.counting import counted
 from devkit.azurite import Azurite
 from devkit.stack import provision
 from tests.conftest import NOON, a_job, a_part
@@ -100,6 +102,35 @@ def test_a_page_looks_at_no_more_jobs_than_it_may(app: App, monkeypatch: pytest.
     second = list_jobs(app, prefix="x", after=first.after)
     assert [row["input"]["name"] for row in second.jobs] == ["x.jsonl"]
     assert second.after is None
+
+
+def calls_of_pages(app: App, azurite: Azurite, after: str) -> list[int]:
+    """How many calls to storage it takes to show a page from the middle of the history: all, some, and none found."""
+    counts = list[int]()
+    filters: list[dict[str, Any]] = [{}, {"status": ["succeeded"]}, {"prefix": "nothing"}, {"status": ["accepted"]}]
+    for wanted in filters:
+        with counted(azurite) as calls:
+            list_jobs(app, limit=4, after=after, **wanted)
+        counts.append(calls.at_storage)
+    return counts
+
+
+def test_a_page_costs_the_same_whatever_is_before_and_behind_it(
+    app: App, azurite: Azurite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batch_fn.overview.HISTORY_PAGE", 10)
+    monkeypatch.setattr("batch_fn.overview.SCANNED_ROWS", 20)
+    for number in range(30):
+        app.ledger.finish(finished_at(days_ago(100 + number), number))
+    after = finished_at(days_ago(104), 4).job_id
+    first = calls_of_pages(app, azurite, after)
+    for number in range(30):
+        app.ledger.finish(finished_at(days_ago(number), number))
+        app.ledger.finish(finished_at(days_ago(200 + number), number))
+    assert calls_of_pages(app, azurite, after) == first
+    in_hand_jobs, rows, each_found = 1, 1, 4
+    scanned = 3  # twice as many rows as fit into an answer, and one to know whether there are more
+    assert first == [in_hand_jobs + rows, in_hand_jobs + rows + each_found, in_hand_jobs + scanned, in_hand_jobs]
 
 
 def test_a_job_that_is_not_there_or_lost_its_report_is_said_to_be(app: App) -> None:
