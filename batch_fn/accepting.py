@@ -6,7 +6,7 @@ from batch_fn import clock, journal
 from batch_fn.app import App
 from batch_fn.bundling import may_bundle
 from batch_fn.finishing import unmoved
-from batch_fn.jobs import Job, JobState, Part, Usage
+from batch_fn.jobs import Estimate, Job, JobState, Part, Usage
 from batch_fn.ledger import Change, ConflictError, Held
 from batch_fn.prices import cost
 
@@ -17,6 +17,7 @@ def accept(app: App, held: Held[Job], parts: list[Part], kept: Part | None = Non
     `held` is the row of the job as it was read before it was accepted; `kept` is a settled part with results from
     before the job was retried. Return False if another instance has it.
     """
+    estimate = _estimate(app, parts)
     if len(parts) == 1 and may_bundle(app, parts[0].bytes):
         later = clock.after(app.settings.bundle_seconds + app.settings.resend_seconds)
         parts = [msgspec.structs.replace(parts[0], bundles=True, due=later)]
@@ -30,6 +31,7 @@ def accept(app: App, held: Held[Job], parts: list[Part], kept: Part | None = Non
             requests=sum(part.requests for part in rows),
             parts_left=len(parts),
             accepted_at=now,
+            estimate=estimate,
         )
         try:
             app.ledger.change([*map(Change, rows), Change(job, held.etag)])
@@ -39,14 +41,13 @@ def accept(app: App, held: Held[Job], parts: list[Part], kept: Part | None = Non
             if again is None:
                 return False
             held = again
-    journal.note("job_accepted", job_id=job.job_id, requests=job.requests, parts=len(parts), **_estimate(app, parts))
+    facts = {"input_tokens_estimated": estimate.prompt_tokens, "input_cost_estimated": estimate.cost}
+    journal.note("job_accepted", job_id=job.job_id, requests=job.requests, parts=len(parts), **facts)
     for part in parts:
         app.queues.submit(job.job_id, part.key, app.settings.bundle_seconds if part.bundles else 0)
     return True
 
 
-def _estimate(app: App, parts: list[Part]) -> dict[str, float | None]:
-    """Return what is expected of the input alone: how long the answers will be, nobody knows."""
+def _estimate(app: App, parts: list[Part]) -> Estimate:
     spent = [(part.deployment, Usage(part.estimated_tokens, 0, part.estimated_tokens)) for part in parts]
-    tokens = sum(part.estimated_tokens for part in parts)
-    return {"input_tokens_estimated": tokens, "input_cost_estimated": cost(spent, app.settings.prices)}
+    return Estimate(sum(part.estimated_tokens for part in parts), cost(spent, app.settings.prices))

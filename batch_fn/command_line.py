@@ -8,12 +8,11 @@ import contextlib
 import json
 import logging
 import os
-import re
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +24,31 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from batch_fn import overview
 from batch_fn.app import App
+from batch_fn.cancelling import JobFinishedError
 from batch_fn.containers import CHUNK_BYTES
-from batch_fn.jobs import REPORTED_FINDINGS, Job, job_id, result_path
-from batch_fn.ledger import Finished, NoSuchJobError, Work
-from batch_fn.reports import stamp
+from batch_fn.jobs import REPORTED_FINDINGS, Outcome, PartState, job_id, result_path
+from batch_fn.ledger import NoSuchJobError
+from batch_fn.openai_batches import ServiceTroubleError
+from batch_fn.overview import STATUSES, Detail, JobsPage, ReportGoneError, is_job_id
 from batch_fn.requests import Finding, check
+from batch_fn.retrying import JobInHandError, NothingToRetryError
 from batch_fn.settings import SettingError, Settings
 
 SETTINGS_FILE = Path("local.settings.json")
 FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS = 0.25, 5.0
 """How long `--wait` waits between two looks: at first, and for a job that takes its time."""
+DOING = {
+    PartState.WAITING: "to be sent",
+    PartState.CLAIMED: "being sent",
+    PartState.BUNDLED: "waiting for company",
+    PartState.ENDED: "not sent",
+    PartState.SETTLED: "not sent",
+}
+"""What becomes of a part that has no batch."""
 PLAIN_WIDTH = 160
 INTERRUPTED = 130
-JOB_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{10}")
-
-type Report = dict[str, Any]
 
 
 class CommandError(Exception):
@@ -62,27 +70,24 @@ def main(arguments: list[str]) -> int:
     except SettingError as error:
         _say(f"{error} Set it in the environment, or under Values in {SETTINGS_FILE} of the current folder.")
         return 2
-    except CommandError as error:
-        _say(str(error))
+    except (
+        CommandError,
+        NoSuchJobError,
+        ReportGoneError,
+        JobFinishedError,
+        JobInHandError,
+        NothingToRetryError,
+    ) as error:
+        _say(_plain(str(error)))
     except OSError as error:
         _say(f"{error.filename or ''}: {error.strerror or error}".removeprefix(": "))
     except Exception as error:
-        if not _is_told(error):
+        from azure.core.exceptions import AzureError
+
+        if not isinstance(error, (ServiceTroubleError, AzureError)):
             raise
         _say(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
     return 1
-
-
-def _is_told(error: Exception) -> bool:
-    """Return whether the error carries a sentence for the user, and not a mistake of ours."""
-    from azure.core.exceptions import AzureError
-
-    from batch_fn.cancelling import JobFinishedError
-    from batch_fn.openai_batches import ServiceTroubleError
-    from batch_fn.retrying import JobInHandError, NothingToRetryError
-
-    told = (NoSuchJobError, JobFinishedError, JobInHandError, NothingToRetryError, ServiceTroubleError, AzureError)
-    return isinstance(error, told)
 
 
 def environment(file: Path = SETTINGS_FILE) -> dict[str, str]:
@@ -145,28 +150,36 @@ def drop(
 
 
 @commands.command()
-@click.option("--status", help="Only these, parted by commas: succeeded, failed, accepted ...")
+@click.option("--status", default="", help=f"Only these, parted by commas: {', '.join(sorted(STATUSES))}.")
 @click.option("--prefix", default="", help="Only drops whose name begins with this.")
 @click.option("--since", type=click.DateTime(), help="Only jobs dropped at or after this time, UTC.")
 @click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="At most so many.")
+@click.option("--after", metavar="ID", help="Only those behind this job: where a list before ended.")
 @json_option
-def jobs(status: str | None, prefix: str, since: datetime | None, limit: int, *, as_json: bool) -> int:
+def jobs(status: str, prefix: str, since: datetime | None, limit: int, after: str | None, *, as_json: bool) -> int:
     """List jobs, the last dropped first."""
-    wanted = {each.strip() for each in (status or "").split(",") if each.strip()}
+    wanted = {each.strip() for each in status.split(",") if each.strip()}
+    if not wanted <= STATUSES:
+        raise click.UsageError(f"--status takes {', '.join(sorted(STATUSES))}.")
+    app = _app()
+    if after:
+        _check_id(after)
     began = since.replace(tzinfo=UTC) if since else None
-    rows = [*islice(_jobs(_app(), wanted, prefix, began), limit)]
+    page = listed(app, limit, after, status=wanted, prefix=prefix, since=began)
     if as_json:
-        _write(True, {"jobs": rows}, [])
+        _write(True, page, [])
         return 0
     table = Table(box=SIMPLE_HEAD)
-    for title in ("job", "name", "status", "dropped", "requests", "succeeded", "failed", "findings"):
+    for title in ("job", "name", "status", "dropped", "requests", "completed", "failed", "findings", "cost"):
         table.add_column(title, no_wrap=title == "job", overflow="fold")
-    for row in rows:
-        counts = row["counts"]
-        numbers = (counts["requests"], counts["succeeded"], counts["failed"], row["finding_count"])
-        texts = (row["job_id"], _plain(row["name"]), row["status"], row["dropped"], *map(str, numbers))
-        table.add_row(*map(Text, texts))
-    _console().print(table)
+    for row in page.jobs:
+        progress = row["progress"]
+        numbers = (progress["requests"], progress["completed"], progress["failed"], row["finding_count"])
+        texts = (row["job_id"], _plain(row["input"]["name"]), row["status"], row["times"]["dropped"])
+        table.add_row(*map(Text, (*texts, *map(str, numbers), _money(row["cost"]))))
+    open_console().print(table)
+    if page.after:
+        _say(f"There are more: --after {page.after}")
     return 0
 
 
@@ -175,15 +188,7 @@ def jobs(status: str | None, prefix: str, since: datetime | None, limit: int, *,
 @json_option
 def show(job: str, *, as_json: bool) -> int:
     """Show where a job stands; a finished one's report."""
-    app = _app()
-    _check_id(job)
-    work, finished = app.ledger.work(job), app.ledger.finished(job)
-    if work is not None and not work.job.row.bundle:
-        detail = in_hand(work)
-    elif finished is not None:
-        detail = _report(app, finished)
-    else:
-        raise NoSuchJobError(job)
+    detail = overview.show_job(_app(), job)
     _write(as_json, detail, _outline(detail))
     return 0
 
@@ -196,9 +201,10 @@ def cancel(job: str, *, as_json: bool) -> int:
     from batch_fn.cancelling import cancel as cancel_job
 
     _check_id(job)
-    now = cancel_job(_app(), job)
-    status = "cancelled" if isinstance(now, Finished) else "cancelling"
-    _write(as_json, {"job_id": job, "status": status}, [f"{job}  {status}"])
+    app = _app()
+    cancel_job(app, job)
+    detail = overview.show_job(app, job)
+    _write(as_json, detail, [f"{job}  {detail['status']}"])
     return 0
 
 
@@ -216,7 +222,8 @@ def retry(job: str, *, wait: bool, out: Path | None, as_json: bool) -> int:
     entered = retry_job(app, job)
     if wait or out:
         return _wait_for(app, {job: entered.name}, out, as_json=as_json)
-    _write(as_json, {"job_id": job, "status": "retrying"}, [f"{job}  retrying"])
+    detail = overview.show_job(app, job)
+    _write(as_json, detail, [f"{job}  {detail['status']}"])
     return 0
 
 
@@ -264,22 +271,20 @@ def validate(files: tuple[Path, ...], deployment: str | None, *, as_json: bool) 
 def fetch(job: str, out: Path, *, as_json: bool) -> int:
     """Bring a finished job's output, errors and report to disk."""
     app = _app()
-    _check_id(job)
-    finished = app.ledger.finished(job)
-    if finished is None:
-        if app.ledger.work(job) is None:
-            raise NoSuchJobError(job)
+    detail = overview.show_job(app, job)
+    if detail["status"] not in Outcome:
         raise CommandError(f"Job {job} is not finished yet. `python -m batch_fn show {job}` says where it stands.")
-    files = save(app, finished, out)
+    files = save(app, detail, out)
     _write(as_json, {"job_id": job, "files": [*map(str, files)]}, [_plain(str(file)) for file in files])
     return 0
 
 
 class Display:
-    """Shows what goes on, on stderr: bars on a terminal, else a plain line for each change of state."""
+    """Shows what goes on: bars on a terminal, else a plain line for each change of state, with the seconds so far."""
 
-    def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True, highlight=False)
+        self._began = time.monotonic()
         columns = (TextColumn("{task.description}", markup=False), BarColumn(30))
         state = TextColumn("{task.fields[state]}", markup=False)
         self._bars = Progress(*columns, state, console=self._console) if self._console.is_terminal else None
@@ -291,7 +296,8 @@ class Display:
         name = _plain(name)
         if self._bars is None:
             if self._said.get(name) != state:
-                _say(f"{name}: {state}")
+                seconds = time.monotonic() - self._began
+                self._console.print(f"{seconds:5.1f} s  {name}: {state}", markup=False, soft_wrap=True)
         else:
             if name not in self._tasks:
                 self._tasks[name] = self._bars.add_task(name, total=None, state="")
@@ -345,129 +351,56 @@ def _chunks(read: Callable[[int], bytes], name: str, size: int, display: Display
 
 def _wait_for(app: App, drops: Mapping[str, str], out: Path | None, *, as_json: bool) -> int:
     """Wait until the jobs are done, bring their results if asked for. Return the exit code."""
-    results: list[dict[str, Any]] = []
+    results: list[Detail] = []
     with Display() as display:
-        for finished in _followed(app, drops, display):
-            files = save(app, finished, out) if out else []
-            results.append({"report": _report(app, finished), "files": [*map(str, files)]})
+        for detail in followed(app, drops, display):
+            files = save(app, detail, out) if out else {}
+            results.append(detail | {"files": [*map(str, files)]})
     lines: list[str] = []
     for result in results:
-        report = result["report"]
-        lines += [*_summary(report), *(f"  {_plain(file)}" for file in result["files"])]
+        lines += [*summary(result), *(f"  {_plain(file)}" for file in result["files"])]
     _write(as_json, {"jobs": results}, lines)
-    return 0 if all(result["report"]["status"] == "succeeded" for result in results) else 1
+    return 0 if all(result["status"] == Outcome.SUCCEEDED for result in results) else 1
 
 
-def _followed(app: App, drops: Mapping[str, str], display: Display) -> Iterator[Finished]:
-    """Yield each job when it is finished."""
+def followed(app: App, drops: Mapping[str, str], display: Display) -> Iterator[Detail]:
+    """Yield each job as soon as it is finished. `drops`: what to call each, by its job's id."""
     left, pause = dict(drops), FIRST_LOOK_SECONDS
     while left:
         for job, name in [*left.items()]:
-            # Work first: a job that leaves it is in the history by then, with the outcome of its last run.
-            work = app.ledger.work(job)
-            finished = app.ledger.finished(job) if work is None else None
-            if finished is not None:
-                total = finished.requests
-                display.show(name, str(finished.status), total, total)
-                del left[job]
-                yield finished
-            elif work is None:
+            try:
+                detail = overview.show_job(app, job)
+            except NoSuchJobError:  # nobody has looked at the drop yet
                 display.show(name, "dropped")
-            else:
-                detail = in_hand(work)
-                progress = detail["progress"]
-                done = progress["completed"] + progress["failed"]
-                state = f"{detail['status']}, {done}/{progress['requests']}" if done else detail["status"]
-                display.show(name, state, done, progress["requests"] or None)
+                continue
+            display.show(name, standing(detail), _done(detail), detail["progress"]["requests"] or None)
+            if detail["status"] in Outcome:
+                del left[job]
+                yield detail
         if left:
             time.sleep(pause)
             pause = min(pause * 1.2, LAST_LOOK_SECONDS)
 
 
-def in_hand(work: Work) -> dict[str, Any]:
-    """Return what is to be known of a job in hand, ready for JSON."""
-    job = work.job.row
-    parts = [held.row for held in work.parts]
-    return {
-        "job_id": job.job_id,
-        "status": _status(job),
-        "input": {"container": job.container, "name": job.name, "bytes": job.bytes, "requests": job.requests},
-        "progress": {
-            "requests": job.requests,
-            # What an attempt has settled stays; of one that is open, what the service counts.
-            "completed": sum(part.succeeded or part.completed for part in parts),
-            "failed": sum(part.failed or part.failed_so_far for part in parts),
-        },
-        "parts": [
-            {
-                "part": part.number,
-                "attempt": part.attempt,
-                "state": part.state,
-                "deployment": part.deployment,
-                "batch": part.batch_id or None,
-                "batch_status": part.batch_status or None,
-                "requests": part.requests,
-                "waits_for": part.wait.reason if part.wait else None,
-            }
-            for part in parts
-        ],
-        "times": {"dropped": stamp(job.dropped_at), "accepted": stamp(job.accepted_at)},
-    }
+def listed(app: App, limit: int, after: str | None, **wanted: Any) -> JobsPage:
+    """Return as many jobs as asked for, if there are as many; `wanted` is what `overview.list_jobs` filters by."""
+    page = overview.list_jobs(app, limit=limit, after=after, **wanted)
+    found = page.jobs
+    while page.after is not None and len(found) < limit:
+        page = overview.list_jobs(app, limit=limit - len(found), after=page.after, **wanted)
+        found = [*found, *page.jobs]
+    return JobsPage(found, page.after)
 
 
-def _status(job: Job) -> str:
-    if job.cancelled:
-        return "cancelling"
-    return "retrying" if job.retried_at else str(job.state)
-
-
-def _jobs(app: App, wanted: set[str], prefix: str, since: datetime | None) -> Iterator[dict[str, Any]]:
-    """Yield the jobs in hand and then the finished ones; of the history, no more is read than is asked for."""
-    hand = {job.job_id: job for job in app.ledger.jobs_in_hand() if not job.bundle}
-    for _, job in sorted(hand.items(), reverse=True):
-        row = _row(job, _status(job), 0, 0, 0)
-        if _is_wanted(row, wanted, prefix) and (since is None or job.dropped_at >= since):
-            yield row
-    for finished in app.ledger.history():
-        if since is not None and finished.dropped_at < since:
-            return
-        row = _row(finished, str(finished.status), finished.succeeded, finished.failed, finished.finding_count)
-        if finished.job_id not in hand and _is_wanted(row, wanted, prefix):
-            yield row
-
-
-def _row(job: Job | Finished, status: str, succeeded: int, failed: int, findings: int) -> dict[str, Any]:
-    counts = {"requests": job.requests, "succeeded": succeeded, "failed": failed}
-    return {
-        "job_id": job.job_id,
-        "name": job.name,
-        "status": status,
-        "dropped": stamp(job.dropped_at),
-        "counts": counts,
-        "finding_count": findings,
-    }
-
-
-def _is_wanted(row: dict[str, Any], wanted: set[str], prefix: str) -> bool:
-    return (not wanted or row["status"] in wanted) and row["name"].startswith(prefix)
-
-
-def _report(app: App, finished: Finished) -> Report:
-    report = app.containers.report(result_path(finished.name, finished.job_id))
-    if report is None:
-        raise CommandError(f"The report {finished.report} of job {finished.job_id} is gone: somebody deleted it.")
-    return report
-
-
-def save(app: App, finished: Finished, folder: Path) -> list[Path]:
-    """Write a job's results below `folder`, the report last. Return the files. Raises: CommandError."""
-    report = _report(app, finished)
-    path = result_path(finished.name, finished.job_id)
+def save(app: App, detail: Detail, folder: Path) -> dict[Path, str]:
+    """Write a finished job's results below `folder`. Return each file with the place it came from, the report last."""
+    path = result_path(detail["input"]["name"], detail["job_id"])
+    places: dict[str, str | None] = {kind: detail["outputs"][kind] for kind in ("output", "errors")}
+    places["report"] = f"{app.settings.reports_container}/{path}.json"
     if not (folder / path).resolve().is_relative_to(folder.resolve()):
-        path = finished.job_id  # a name with `..` in it must not lead out of the folder
-    saved: list[Path] = []
-    places = {kind: report["outputs"][kind] for kind in ("output", "errors")}
-    for kind, place in [*places.items(), ("report", finished.report)]:
+        path = detail["job_id"]  # a name with `..` in it must not lead out of the folder
+    saved: dict[Path, str] = {}
+    for kind, place in places.items():
         if place is None:
             continue
         file = folder / f"{path}.{kind}.{'json' if kind == 'report' else 'jsonl'}"
@@ -478,45 +411,80 @@ def save(app: App, finished: Finished, folder: Path) -> list[Path]:
             for chunk in app.containers.read(container, name):
                 content.write(chunk)
         half.replace(file)
-        saved.append(file)
+        saved[file] = place
     return saved
 
 
-def _summary(report: Report) -> list[str]:
-    counts = report["counts"]
-    if report["status"] == "rejected":
-        how = f"{report['finding_count']} findings, nothing was sent"
-    else:
-        how = f"{counts['succeeded']} succeeded, {counts['failed']} failed"
-    head = f"{report['job_id']}  {_plain(report['input']['name'])}  {report['status']}: {how}"
-    return [head, *(_finding(finding) for finding in report["findings"])]
+def standing(detail: Detail) -> str:
+    """Return in a few words where a job stands."""
+    status, counts, progress = detail["status"], detail["counts"], detail["progress"]
+    if status == Outcome.REJECTED:
+        return f"{status}: {detail['finding_count']} findings, nothing was sent"
+    if status in Outcome:
+        return f"{status}: {counts['succeeded']} succeeded, {counts['failed']} failed"
+    so_far = f", {progress['failed_so_far']} failed so far" if progress["failed_so_far"] else ""
+    done = f", {_done(detail)}/{progress['requests']}{so_far}" if progress["requests"] else ""
+    doing = Counter(_doing(part) for part in detail["parts"] if part["state"] != PartState.SETTLED)
+    parts = (f"{count} {each}" if doing.total() > 1 else each for each, count in doing.items())
+    return ": ".join(filter(None, (f"{status}{done}", "; ".join(parts))))
 
 
-def _finding(finding: dict[str, Any]) -> str:
+def _doing(part: Detail) -> str:
+    return f"{_how(part)} (attempt {part['attempt']})" if part["attempt"] > 1 else _how(part)
+
+
+def _how(part: Detail) -> str:
+    if part["waits_for"]:
+        return f"waits: {_plain(part['waits_for'])}"
+    return _plain(part["batch_status"] or DOING[part["state"]])
+
+
+def _done(detail: Detail) -> int:
+    return int(detail["progress"]["completed"] + detail["progress"]["failed"])
+
+
+def summary(detail: Detail) -> list[str]:
+    """Return plain lines that say where a job stands, and what its findings are."""
+    head = f"{detail['job_id']}  {_plain(detail['input']['name'])}  {standing(detail)}"
+    return [head, *(_finding(finding) for finding in detail["findings"])]
+
+
+def _finding(finding: Detail) -> str:
     return f"  line {finding['line']}  {_plain(finding['code'])}  {_plain(finding['message'])}"
 
 
-def _outline(detail: dict[str, Any]) -> list[str]:
+def _outline(detail: Detail) -> list[str]:
     """Return a job's detail as plain lines."""
-    if "counts" in detail:
-        outputs = [f"  {kind:8} {_plain(place)}" for kind, place in detail["outputs"].items() if place]
-        return [*_summary(detail), *outputs]
-    progress = detail["progress"]
-    head = (
-        f"{detail['job_id']}  {_plain(detail['input']['name'])}  {detail['status']}: "
-        f"{progress['completed']} completed, {progress['failed']} failed, of {progress['requests']}"
-    )
-    parts = [
-        f"  part {part['part']}, attempt {part['attempt']}, {part['requests']} requests, {_plain(part['deployment'])}: "
-        f"{part['waits_for'] or part['batch_status'] or part['state']}"
-        for part in detail["parts"]
+    usage, estimate = detail["usage"], detail["estimate"] or {"prompt_tokens": 0, "cost": None}
+    costs = (detail["cost"], estimate["cost"])
+    return [
+        *summary(detail),
+        *map(_batch, detail["batches"]),
+        *(f"{_attempt(part)}: {_how(part)}, 0 of {part['requests']}" for part in detail["parts"] if not part["batch"]),
+        f"  tokens   {usage['prompt_tokens']} in, {usage['completion_tokens']} out; "
+        f"estimated {estimate['prompt_tokens']} in",
+        *([f"  cost     {_money(costs[0])}; estimated {_money(costs[1])} for the input"] if any(costs) else []),
+        *(f"  {kind:8} {_plain(place)}" for kind, place in detail["outputs"].items() if place),
     ]
-    return [head, *parts]
+
+
+def _batch(batch: Detail) -> str:
+    done = f"{batch['succeeded']} succeeded, {batch['failed']} failed of {batch['requests']}"
+    return f"{_attempt(batch)}: {_plain(batch['status'])}, {done}, cost {_money(batch['cost'])}"
+
+
+def _attempt(each: Detail) -> str:
+    """Return which attempt of a part that is, whether it became a batch or not."""
+    return f"  part {each['part']}, attempt {each['attempt']}, {_plain(each['deployment'])}"
+
+
+def _money(cost: float | None) -> str:
+    return "-" if cost is None else f"{cost:.6f}".rstrip("0").rstrip(".")
 
 
 def _check_id(job: str) -> None:
-    if not JOB_ID.fullmatch(job):
-        raise NoSuchJobError(_plain(job))
+    if not is_job_id(job):
+        raise NoSuchJobError(job)
 
 
 def _plain(text: str) -> str:
@@ -524,7 +492,7 @@ def _plain(text: str) -> str:
     return "".join(each if each.isprintable() else each.encode("unicode_escape", "replace").decode() for each in text)
 
 
-def _write(as_json: bool, document: dict[str, Any], lines: list[str]) -> None:
+def _write(as_json: bool, document: object, lines: list[str]) -> None:
     """Write a result to stdout: the document as JSON, or the lines."""
     text = msgspec.json.format(msgspec.json.encode(document), indent=2).decode() if as_json else "\n".join(lines)
     click.echo(text)
@@ -535,5 +503,6 @@ def _say(text: str) -> None:
         click.echo(text, err=True)
 
 
-def _console() -> Console:
+def open_console() -> Console:
+    """Return the console to write to: as wide as the terminal, or wide enough to keep paths whole."""
     return Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)

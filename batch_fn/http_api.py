@@ -3,9 +3,11 @@
 What cannot be done is answered with a problem detail, RFC 9457: a type to act upon and a sentence to read.
 """
 
+import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
 from http import HTTPStatus
+from pathlib import PurePath
 from urllib.parse import parse_qs, urlsplit
 
 import azure.functions as func
@@ -203,6 +205,12 @@ def _answer(request: func.HttpRequest, answer: Callable[[], func.HttpResponse]) 
         journal.warn("request_failed", path=urlsplit(request.url).path, error=type(error).__name__)
         sentence = "Storage or Azure OpenAI did not answer as it should. Ask again in a moment."
         return _problem(request, HTTPStatus.SERVICE_UNAVAILABLE, "not-available", "Not available now", sentence)
+    except Exception as error:  # noqa: BLE001 - a mistake of ours, and what it says may hold anything
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        at = f"{PurePath(where.filename).name}:{where.lineno}"
+        journal.warn("request_broke", path=urlsplit(request.url).path, error=type(error).__name__, at=at)
+        sentence = "The app made a mistake of its own; its log says which. Jobs go on as before."
+        return _problem(request, HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "The app failed", sentence)
 
 
 def _problem(request: func.HttpRequest, status: HTTPStatus, slug: str, title: str, detail: str) -> func.HttpResponse:

@@ -111,6 +111,14 @@ class Usage(msgspec.Struct, frozen=True):
         )
 
 
+class Estimate(msgspec.Struct, frozen=True):
+    """What a job's input is expected to come to, told when it is accepted: how long answers will be, nobody knows."""
+
+    prompt_tokens: int
+    cost: float | None
+    """At the prices of then; None where a deployment has none."""
+
+
 class Wait(msgspec.Struct, frozen=True, kw_only=True):
     """Why a part waits, with the numbers that said so (see admission.py)."""
 
@@ -170,6 +178,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     parts_left: int = 0
     """Parts whose current attempt is not settled."""
     accepted_at: datetime | None = None
+    estimate: Estimate | None = None
+    """Of the lines that were accepted; of one that is retried, those that go again."""
     finished_at: datetime | None = None
     cancelled: bool = False
     """Somebody asked us to cancel it."""

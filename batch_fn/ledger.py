@@ -91,6 +91,26 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
     submitted_at: datetime | None = None
 
 
+class Glance(msgspec.Struct, frozen=True):
+    """Of a finished job, what tells whether it is looked for."""
+
+    job_id: str
+    status: Outcome
+    name: str
+
+
+class Spent(msgspec.Struct, frozen=True, kw_only=True):
+    """Of a finished job, what it came to."""
+
+    dropped_at: datetime
+    succeeded: int
+    failed: int
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int
+    cost: float | None = None
+
+
 class Change(NamedTuple):
     """One write of a transaction. `etag` None inserts the row, which must not be there yet."""
 
@@ -156,17 +176,19 @@ class Ledger:
         for entity in self._work.query_entities("RowKey eq @job", parameters={"job": JOB_ROW}):
             yield _row(Job, entity)
 
-    def history(
+    def history[T: Finished | Glance | Spent](
         self,
+        kind: type[T],
         *,
         after: str | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
         page: int = HISTORY_PAGE,
-    ) -> Iterator[Finished]:
+    ) -> Iterator[T]:
         """Yield the finished jobs, the last dropped first; a page is asked for when the one before is used up.
 
-        `after` is the id of a job, finished or not: those that come behind it. Both times are included.
+        Of each, only what `kind` has travels: thousands may be looked at to show fifty. `after` is the id of a job,
+        finished or not: those that come behind it. Both times are included.
         """
         bounds = ["PartitionKey ge @low_day", "RowKey gt @low"]
         given = {"low_day": "0", "low": "0"}
@@ -177,8 +199,11 @@ class Ledger:
             high = f"{_backwards(since)}-~"  # behind every id
             bounds += ["PartitionKey le @high_day", "RowKey lt @high"]
             given |= {"high_day": high[:DAY_DIGITS], "high": high}
-        for entity in self._jobs.query_entities(" and ".join(bounds), parameters=given, results_per_page=page):
-            yield _row(Finished, entity)
+        found = self._jobs.query_entities(
+            " and ".join(bounds), parameters=given, results_per_page=page, select=[*kind.__struct_fields__]
+        )
+        for entity in found:
+            yield _row(kind, entity)
 
     def parts_of(self, deployment: str) -> Iterator[Part]:
         """Yield the parts in hand of a deployment that are with the service, or on their way to it."""

@@ -4,10 +4,11 @@ Nothing here changes anything. What a finished job has to say stands in its repo
 made of the ledger's rows.
 """
 
+import functools
 import heapq
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,10 +18,13 @@ import msgspec
 from batch_fn import clock
 from batch_fn.admission import Deployment
 from batch_fn.app import App
+from batch_fn.bundling import riding
+from batch_fn.finishing import is_of
 from batch_fn.jobs import (
     REPORTED_FINDINGS,
     Job,
     JobState,
+    Member,
     Outcome,
     Part,
     PartState,
@@ -30,7 +34,7 @@ from batch_fn.jobs import (
     result_path,
     service_findings,
 )
-from batch_fn.ledger import HISTORY_PAGE, Finished, Held, NoSuchJobError, Work, place
+from batch_fn.ledger import HISTORY_PAGE, Finished, Glance, Held, NoSuchJobError, Spent, Work, place
 from batch_fn.prices import DIGITS
 from batch_fn.quota import limit_of
 from batch_fn.reports import report, stamp
@@ -41,6 +45,10 @@ SCANNED_ROWS = 5_000
 LISTED_PAGES = 20
 """Pages of a hundred that one answer asks the service for, at most."""
 
+LISTED = ("job_id", "status", "counts", "progress", "finding_count", "usage", "cost")
+LISTED_TIMES = ("dropped", "accepted", "submitted", "finished")
+"""What a list of jobs has of each one's detail."""
+
 HEALTH_SECONDS = 10
 TICK_LATE_SECONDS = 600
 """The tick runs each minute; the alert for one that does not run waits as long."""
@@ -48,7 +56,8 @@ TICK_LATE_SECONDS = 600
 MOST_DIGITS = 9
 
 CANCELLING = "cancelling"
-STATUSES = frozenset({*map(str, JobState), *map(str, Outcome), CANCELLING})
+OUTCOMES = frozenset(map(str, Outcome))
+STATUSES = frozenset({*map(str, JobState), *OUTCOMES, CANCELLING})
 JOB_ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{10}")
 
 type Detail = dict[str, Any]
@@ -94,19 +103,23 @@ def list_jobs(
     `since` and `until` are about when it was dropped, both included. `after` is what the page before gave.
     """
     wanted = frozenset(status)
-    found: list[Job | Finished] = []
+    found: list[Job | Finished | Glance] = []
     more = last = None
-    # Where nothing is filtered, the history is asked for no more rows than are shown.
-    page = HISTORY_PAGE if wanted or prefix else min(limit + 1, HISTORY_PAGE)
-    for looked_at, job in enumerate(_in_order(app, since, until, after, page)):
+    past: Iterator[Finished | Glance] = iter(())
+    if not (wanted or prefix):  # no more rows are asked for than are shown
+        past = app.ledger.history(Finished, after=after, since=since, until=until, page=min(limit + 1, HISTORY_PAGE))
+    elif not wanted or wanted & OUTCOMES:
+        past = app.ledger.history(Glance, after=after, since=since, until=until, page=HISTORY_PAGE)
+    for looked_at, job in enumerate(_in_order(app, past, since, until, after)):
         if len(found) == limit or looked_at == SCANNED_ROWS:
             more = last
             break
         last = job.job_id
         if (not wanted or status_of(job) in wanted) and job.name.startswith(prefix):
             found.append(job)
+    bundle_of = functools.cache(app.ledger.work)  # many on one page may ride in the same
     with ThreadPoolExecutor(READS_AT_ONCE) as pool:
-        return JobsPage([*pool.map(lambda job: _row(app, job), found)], more)
+        return JobsPage([*filter(None, pool.map(lambda job: _row(app, job, bundle_of), found))], more)
 
 
 def show_job(app: App, job_id: str) -> Detail:
@@ -125,65 +138,117 @@ def show_job(app: App, job_id: str) -> Detail:
         return _of_finished(app, finished)
     if work is None or work.job.row.bundle:
         raise NoSuchJobError(job_id)
-    former = app.containers.report(work.job.row.path) if work.job.row.retried_at else None
-    return in_hand(work, former)
+    return _of_work(app, work, app.ledger.work)
 
 
-def in_hand(work: Work, former: dict[str, Any] | None = None) -> Detail:
-    """Return what is to be known of a job in hand; `former` is its report from before it was retried. Pure."""
+def _of_work(app: App, work: Work, bundle_of: Callable[[str], Work | None]) -> Detail:
     job = work.job.row
-    parts = sorted((held.row for held in work.parts), key=lambda part: (part.number, part.attempt))
+    former = app.containers.report(job.path) if job.retried_at else None
+    if former is not None and is_of(job, former):
+        return _of_report(former)  # where it stands, the job is done
+    parts = [_as_carried(held.row, bundle_of) for held in work.parts]
+    return in_hand(job, parts, former=former, prices=app.settings.prices)
+
+
+def _as_carried(part: Part, bundle_of: Callable[[str], Work | None]) -> Part:
+    """Return a part that rides in a bundle as if the bundle's batch were its own.
+
+    The service counts for all that ride together: how far this one is, is known only when every line was answered.
+    """
+    bundle = bundle_of(part.bundle) if part.state is PartState.BUNDLED else None
+    if bundle is None or Member(part.job_id, part.key) not in bundle.job.row.members:
+        return part
+    (carrier,) = bundle.parts
+    answered = part.requests if carrier.row.completed == carrier.row.requests else 0
+    return msgspec.structs.replace(riding(part, carrier.row), state=carrier.row.state, completed=answered)
+
+
+def in_hand(
+    job: Job,
+    parts: Iterable[Part],
+    *,
+    former: dict[str, Any] | None = None,
+    prices: Mapping[str, tuple[float, float]] | None = None,
+) -> Detail:
+    """Return what is to be known of a job in hand; `former` is its report from before it was retried. Pure."""
+    parts = sorted(parts, key=lambda part: (part.number, part.attempt))
     findings = service_findings(parts)
-    document: Detail = msgspec.to_builtins(
-        report(
-            job,
-            status=status_of(job),
-            succeeded=sum(_kept(part) + part.succeeded for part in parts),
-            failed=sum(part.failed for part in parts),
-            findings=findings[:REPORTED_FINDINGS],
-            finding_count=len(findings),
-            outputs={"output": None, "errors": None, "archive": None},
-            parts=parts,
-            former=former,
-        )
+    # While its failed lines are picked, a job that is retried has no parts yet.
+    answered = former["counts"]["succeeded"] if former and not parts else 0
+    document = report(
+        job,
+        status=status_of(job),
+        succeeded=answered + sum(_kept(part) + part.succeeded for part in parts),
+        failed=sum(part.failed for part in parts),
+        findings=findings[:REPORTED_FINDINGS],
+        finding_count=len(findings),
+        outputs={"output": None, "errors": None, "archive": None},
+        parts=parts,
+        former=former,
+        prices=prices,
     )
-    live = {part.batch_id: part for part in parts if part.state is PartState.OPEN}
-    for batch in document["batches"]:
-        if batch["id"] in live:
-            batch |= {"completed": live[batch["id"]].completed, "failed_so_far": live[batch["id"]].failed_so_far}
-    return document | {
-        "progress": progress(job, parts),
-        "parts": [_part(part) for part in parts if part.number],
-        "transitions": transitions(document),
-    }
+    return _detail(document, progress(job, parts, answered), [_part(job, part) for part in parts if part.number])
 
 
 def _of_finished(app: App, finished: Finished) -> Detail:
     document = app.containers.report(result_path(finished.name, finished.job_id))
     if document is None:
         raise ReportGoneError(finished)
+    return _of_report(document)
+
+
+def _of_report(document: Detail) -> Detail:
     counts = document["counts"]
-    done = {"requests": counts["requests"], "completed": counts["succeeded"], "failed": counts["failed"]}
-    return document | {"progress": done, "parts": [], "transitions": transitions(document)}
+    done = Progress(counts["requests"], counts["succeeded"], counts["failed"])
+    return _detail(document, done, [])
 
 
-def status_of(job: Job | Finished) -> str:
+def _detail(report: Detail, progress: "Progress", parts: list[Detail]) -> Detail:
+    added = {"progress": progress, "parts": parts, "transitions": transitions(report)}
+    detail: Detail = msgspec.to_builtins(report | added)
+    return detail
+
+
+def status_of(job: Job | Finished | Glance) -> str:
     """Return the one word for where a job stands."""
-    if isinstance(job, Finished):
+    if not isinstance(job, Job):
         return str(job.status)
     if job.cancelled:
         return CANCELLING
     return str(JobState.RETRYING if job.retried_at else job.state)
 
 
-def progress(job: Job, parts: Iterable[Part]) -> dict[str, int]:
-    """Return how many of a job's requests have a result: what is settled stays, of the rest the service counts."""
-    completed = failed = 0
-    for part in parts:
-        settled = part.state is PartState.SETTLED
-        completed += _kept(part) + (part.succeeded if settled else part.completed)
-        failed += part.failed if settled else part.failed_so_far
-    return {"requests": job.requests, "completed": completed, "failed": failed}
+class Progress(msgspec.Struct, frozen=True):
+    """How many requests have a result; no line is counted twice."""
+
+    requests: int
+    completed: int = 0
+    failed: int = 0
+    """For good."""
+    failed_so_far: int = 0
+    """In a batch whose results were not collected yet: each fails for good, or is tried again."""
+
+
+def progress(job: Job, parts: Iterable[Part], answered: int = 0) -> Progress:
+    """Return how far a job is; `answered` lines are in none of the parts."""
+    each = [_progress(job, part) for part in parts]
+    return Progress(
+        job.requests,
+        answered + sum(part.completed for part in each),
+        sum(part.failed for part in each),
+        sum(part.failed_so_far for part in each),
+    )
+
+
+def _progress(job: Job, part: Part) -> Progress:
+    """Return how far an attempt of a part is: settled, it says so itself; until then its batch is believed."""
+    if part.state is PartState.SETTLED:
+        return Progress(part.requests, _kept(part) + part.succeeded, part.failed)
+    completed = min(part.completed, part.requests) if part.batch_id else 0  # a refused batch may have counted too
+    left = part.requests - completed
+    if job.state is JobState.FINISHING and not part.bundle:  # the last to be settled: nothing of it is tried again
+        return Progress(part.requests, completed, left)
+    return Progress(part.requests, completed, 0, min(part.failed_so_far, left) if part.batch_id else 0)
 
 
 def transitions(document: Detail) -> list[Detail]:
@@ -197,7 +262,8 @@ def transitions(document: Detail) -> list[Detail]:
     ]
     for batch in document["batches"]:
         of = {"part": batch.get("part"), "attempt": batch["attempt"], "batch": batch["id"]}
-        happened.append(_transition(batch["created_at"], "submitted", f"{batch['requests']} requests", **of))
+        requests = f"{batch['requests']} request{'' if batch['requests'] == 1 else 's'}"
+        happened.append(_transition(batch["created_at"], "submitted", requests, **of))
         happened.append(_transition(batch["finished_at"], "ended", batch["status"], **of))
     happened.append(_transition(times["finished"], "finished", document["status"]))
     return sorted((each for each in happened if each["at"]), key=lambda each: str(each["at"]))
@@ -216,8 +282,12 @@ def _transition(
 
 
 def _in_order(
-    app: App, since: datetime | None, until: datetime | None, after: str | None, page: int
-) -> Iterator[Job | Finished]:
+    app: App,
+    past: Iterator[Finished | Glance],
+    since: datetime | None,
+    until: datetime | None,
+    after: str | None,
+) -> Iterator[Job | Finished | Glance]:
     """Yield each job once, the last dropped first; those in hand among those that are finished."""
     hand = {
         job.job_id: job
@@ -227,74 +297,56 @@ def _in_order(
         and (until is None or job.dropped_at <= until)
         and (after is None or place(job.job_id) > place(after))
     }
-    finished = app.ledger.history(after=after, since=since, until=until, page=page)
-    past: Iterator[Job | Finished] = (job for job in finished if job.job_id not in hand)
-    here: list[Job | Finished] = sorted(hand.values(), key=lambda job: place(job.job_id))
-    yield from heapq.merge(here, past, key=lambda job: place(job.job_id))
+    here: list[Job | Finished | Glance] = sorted(hand.values(), key=lambda job: place(job.job_id))
+    gone = (job for job in past if job.job_id not in hand)
+    yield from heapq.merge(here, gone, key=lambda job: place(job.job_id))
 
 
-def _row(app: App, job: Job | Finished) -> Detail:
+def _row(app: App, job: Job | Finished | Glance, bundle_of: Callable[[str], Work | None]) -> Detail | None:
+    """Return a job as a list shows it; None if it is gone, which only somebody else can have done."""
+    if isinstance(job, Glance):
+        finished = app.ledger.finished(job.job_id)
+        return _row(app, finished, bundle_of) if finished else None
     if isinstance(job, Finished):
-        tokens = Usage(job.prompt_tokens, job.completion_tokens, job.total_tokens)
-        times = (job.dropped_at, job.accepted_at, job.submitted_at, job.finished_at)
-        return _described(
-            job,
-            succeeded=job.succeeded,
-            failed=job.failed,
-            progressed={"requests": job.requests, "completed": job.succeeded, "failed": job.failed},
-            findings=job.finding_count,
-            usage=msgspec.to_builtins(tokens),
-            times=[stamp(time) for time in times],
-            report=job.report,
-        )
-    work = app.ledger.work(job.job_id)
-    detail = in_hand(work or Work(Held(job, "")))  # without: it was finished a moment ago
-    return _described(
-        job,
-        succeeded=detail["counts"]["succeeded"],
-        failed=detail["counts"]["failed"],
-        progressed=detail["progress"],
-        findings=detail["finding_count"],
-        usage=detail["usage"],
-        times=[detail["times"][name] for name in ("dropped", "accepted", "submitted", "finished")],
-        report=None,
-    )
-
-
-def _described(
-    job: Job | Finished,
-    *,
-    succeeded: int,
-    failed: int,
-    progressed: dict[str, int],
-    findings: int,
-    usage: dict[str, int],
-    times: list[str | None],
-    report: str | None,
-) -> Detail:
-    return {
-        "job_id": job.job_id,
-        "status": status_of(job),
+        detail = _of_history(job)
+    else:
+        work = app.ledger.work(job.job_id) or Work(Held(job, ""))  # without: it was finished a moment ago
+        detail = _of_work(app, work, bundle_of)
+    return {name: detail[name] for name in LISTED} | {
         "input": {"container": job.container, "name": job.name, "bytes": job.bytes, "requests": job.requests},
-        "counts": {"requests": job.requests, "succeeded": succeeded, "failed": failed},
-        "progress": progressed,
-        "finding_count": findings,
-        "usage": usage,
-        "cost": job.cost if isinstance(job, Finished) else None,
-        "times": dict(zip(("dropped", "accepted", "submitted", "finished"), times, strict=True)),
-        "report": report,
+        "times": {name: detail["times"][name] for name in LISTED_TIMES},
+        "report": job.report if isinstance(job, Finished) else None,
     }
 
 
-def _part(part: Part) -> Detail:
+def _of_history(job: Finished) -> Detail:
+    """Return what the history tells of a finished job, as its report would."""
+    detail: Detail = msgspec.to_builtins(
+        {
+            "job_id": job.job_id,
+            "status": job.status,
+            "counts": {"requests": job.requests, "succeeded": job.succeeded, "failed": job.failed},
+            "progress": Progress(job.requests, job.succeeded, job.failed),
+            "finding_count": job.finding_count,
+            "usage": Usage(job.prompt_tokens, job.completion_tokens, job.total_tokens),
+            "cost": job.cost,
+            "times": {name: stamp(getattr(job, f"{name}_at")) for name in LISTED_TIMES},
+        }
+    )
+    return detail
+
+
+def _part(job: Job, part: Part) -> Detail:
     return {
         "part": part.number,
         "attempt": part.attempt,
         "state": part.state,
         "deployment": part.deployment,
+        "bundle": part.bundle or None,
         "batch": part.batch_id or None,
         "batch_status": part.batch_status or None,
         "requests": part.requests,
+        "progress": _progress(job, part),
         "waits_for": part.wait.reason if part.wait and part.state is PartState.WAITING else None,
     }
 
@@ -410,10 +462,10 @@ def daily_totals(app: App, days: int) -> list[Detail]:
     midnight = clock.now().replace(hour=0, minute=0, second=0, microsecond=0)
     first = midnight - timedelta(days=days - 1)
     totals = {f"{first + timedelta(days=day):%Y-%m-%d}": Total() for day in range(days)}
-    for finished in app.ledger.history(since=first):
-        day = f"{finished.dropped_at:%Y-%m-%d}"
+    for spent in app.ledger.history(Spent, since=first):
+        day = f"{spent.dropped_at:%Y-%m-%d}"
         if day in totals:
-            totals[day] = totals[day].plus(finished)
+            totals[day] = totals[day].plus(spent)
     return [{"day": day} | msgspec.to_builtins(total) for day, total in totals.items()]
 
 
@@ -428,17 +480,17 @@ class Total(msgspec.Struct, frozen=True, kw_only=True):
     total_tokens: int = 0
     cost: float | None = 0.0
 
-    def plus(self, finished: Finished) -> "Total":
+    def plus(self, spent: Spent) -> "Total":
         """Return the total with one more job."""
-        known = self.cost is not None and (finished.cost is not None or not finished.total_tokens)
+        known = self.cost is not None and (spent.cost is not None or not spent.total_tokens)
         return Total(
             jobs=self.jobs + 1,
-            succeeded=self.succeeded + finished.succeeded,
-            failed=self.failed + finished.failed,
-            prompt_tokens=self.prompt_tokens + finished.prompt_tokens,
-            completion_tokens=self.completion_tokens + finished.completion_tokens,
-            total_tokens=self.total_tokens + finished.total_tokens,
-            cost=round((self.cost or 0.0) + (finished.cost or 0.0), DIGITS) if known else None,
+            succeeded=self.succeeded + spent.succeeded,
+            failed=self.failed + spent.failed,
+            prompt_tokens=self.prompt_tokens + spent.prompt_tokens,
+            completion_tokens=self.completion_tokens + spent.completion_tokens,
+            total_tokens=self.total_tokens + spent.total_tokens,
+            cost=round((self.cost or 0.0) + (spent.cost or 0.0), DIGITS) if known else None,
         )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from batch_fn.jobs import Job, Part, Usage
+from batch_fn.jobs import Estimate, Job, Part, Usage
 from batch_fn.prices import DIGITS, cost
 from batch_fn.requests import Finding
 
@@ -26,10 +26,11 @@ def report(
 ) -> dict[str, Any]:
     """Return the report of a finished job, as design.md, section 1, pictures it; times are ISO 8601, UTC.
 
-    `former` is its report before it was retried: the batches, waits and tokens of then are in this one too.
+    `former` is its report before it was retried: the batches, waits, tokens and estimate of then are in this one too.
     """
+    prices = prices or {}
     sent = [part for part in parts if part.batch_id]
-    before: dict[str, Any] = former or {"batches": [], "waits": [], "usage": {}, "times": {}}
+    before: dict[str, Any] = former or {"batches": [], "waits": [], "estimate": None, "usage": {}, "times": {}}
     return {
         "job_id": job.job_id,
         "status": status,
@@ -44,10 +45,11 @@ def report(
         "finding_count": finding_count,
         "findings": findings,
         "outputs": outputs,
-        "batches": [*before["batches"], *map(_batch, sent)],
+        "batches": [*before["batches"], *(_batch(part, prices) for part in sent)],
         "waits": [*before["waits"], *(_wait(part) for part in parts if part.wait is not None)],
+        "estimate": _estimate(job.estimate, before["estimate"]),
         "usage": sum((part.usage for part in sent), msgspec.convert(before["usage"], Usage)),
-        "cost": _cost(sent, former, prices or {}),
+        "cost": _cost(sent, former, prices),
         "times": {
             "dropped": stamp(job.dropped_at),
             "accepted": before["times"].get("accepted") or stamp(job.accepted_at),
@@ -70,7 +72,19 @@ def _cost(
     return None if former["cost"] is None else round(former["cost"] + now, DIGITS)
 
 
-def _batch(part: Part) -> dict[str, Any]:
+def _estimate(now: Estimate | None, before: dict[str, Any] | None) -> Estimate | None:
+    """Return what all that was accepted was expected to come to: the drop, and what went again by a retry."""
+    if before is None:
+        return now
+    former = msgspec.convert(before, Estimate)
+    if now is None:
+        return former
+    known = now.cost is not None and former.cost is not None
+    together = round((now.cost or 0.0) + (former.cost or 0.0), DIGITS) if known else None
+    return Estimate(now.prompt_tokens + former.prompt_tokens, together)
+
+
+def _batch(part: Part, prices: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
     return {
         "id": part.batch_id,
         "part": part.number,
@@ -82,6 +96,8 @@ def _batch(part: Part) -> dict[str, Any]:
         "succeeded": part.succeeded,
         "failed": part.failed,
         "estimated_tokens": part.estimated_tokens,
+        "usage": part.usage,
+        "cost": cost([(part.deployment, part.usage)], prices),
         "created_at": stamp(part.created_at),
         "finished_at": stamp(part.ended_at),
     }

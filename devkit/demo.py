@@ -1,34 +1,26 @@
 """`make demo`: all of batch_fn on this machine, once, from a dropped file to its results; then it checks itself."""
 
 import contextlib
+import json
 import shutil
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Never
+from typing import Any, Never, Protocol
 
 from azure.core.exceptions import AzureError
 from rich.console import Console
 
 from batch_fn.app import App
+from batch_fn.command_line import Display, followed, open_console, save, summary
+from batch_fn.overview import Detail
 from devkit.azurite import AzuriteError
-from devkit.follow import (
-    IMPATIENT,
-    Follower,
-    Report,
-    ended,
-    findings_table,
-    open_console,
-    save,
-    show_files,
-    shown,
-    what_does_not_add_up,
-)
 from devkit.host.process import HostError
-from devkit.stack import Stack
+from devkit.stack import IMPATIENT, Stack, shown
 
 SAMPLES = Path(__file__).parent / "samples"
 OUT = Path(__file__).parents[1] / "out" / "demo"
@@ -83,17 +75,19 @@ def _show(console: Console, stack: Stack) -> list[str]:
     """Drop both files, follow them, show what came of them; return what is wrong."""
     _say_where(console, stack)
     console.print("\n2. Dropping two files into the container", stack.settings.input_container)
-    drops = {stack.user.drop(name, (SAMPLES / name).read_bytes()): name for name in DROPS}
+    drops = {stack.user.drop(name, (SAMPLES / name).read_bytes()).rpartition("/")[2]: name for name in DROPS}
     for name, what in DROPS.items():
         console.print(f"  {shown(SAMPLES / name)}: {what}", markup=False)
     console.print(f"\n3. Following them; a second here is {SPEED} seconds at the service")
-    reports = Follower(stack.user, App(stack.settings).ledger, console).follow(drops)
-    by_name = {drops[path]: (path, report) for path, report in reports.items()}
-    console.print("\n4. The bad file: nothing of it was sent, and this is what to change")
-    _show_results(console, stack, *by_name["bad.jsonl"])
+    app = App(stack.settings)
+    with Display(console) as display:
+        jobs = {job["input"]["name"]: job for job in followed(app, drops, display)}
+    console.print("\n4. The bad file: nothing of it was sent, and this is what to change\n")
+    _show_results(console, app, jobs["bad.jsonl"])
     console.print("\n5. The good file: every request is in exactly one of output and errors\n")
-    _show_results(console, stack, *by_name["good.jsonl"])
-    return _check(console, stack, {name: report for name, (_, report) in by_name.items()})
+    _show_answers(console, stack, jobs["good.jsonl"])
+    _show_results(console, app, jobs["good.jsonl"])
+    return _check(console, stack, jobs)
 
 
 def _say_where(console: Console, stack: Stack) -> None:
@@ -104,17 +98,15 @@ def _say_where(console: Console, stack: Stack) -> None:
     )
 
 
-def _show_results(console: Console, stack: Stack, path: str, report: Report) -> None:
-    if report["findings"]:
-        console.print(findings_table(report))
-    else:
-        console.print(f"  {ended(report)}\n")
-        _show_answers(console, stack, report)
-    console.print()
-    show_files(console, save(stack.user, stack.settings, path, report, OUT))
+def _show_results(console: Console, app: App, job: Detail) -> None:
+    """Show how it ended, and where the results lie: on disk, and in storage."""
+    for line in summary(job):
+        console.print(f"  {line}", markup=False, soft_wrap=True)
+    for file, place in save(app, job, OUT).items():
+        console.print(f"  {shown(file)}\n      from {place}", markup=False, soft_wrap=True)
 
 
-def _show_answers(console: Console, stack: Stack, report: Report) -> None:
+def _show_answers(console: Console, stack: Stack, report: Detail) -> None:
     """Show the first answers, and every failure."""
     for line in stack.user.lines(report["outputs"]["output"])[:SHOWN_ANSWERS]:
         answer = line["response"]["body"]["choices"][0]["message"]["content"]
@@ -125,7 +117,7 @@ def _show_answers(console: Console, stack: Stack, report: Report) -> None:
         console.print(f"  {line['custom_id']}  failed: {said['message']}", markup=False, soft_wrap=True)
 
 
-def _check(console: Console, stack: Stack, reports: dict[str, Report]) -> list[str]:
+def _check(console: Console, stack: Stack, reports: dict[str, Detail]) -> list[str]:
     """Return what is wrong with the results, after saying so if nothing is."""
     wrong = [sentence for report in reports.values() for sentence in what_does_not_add_up(stack.user, report)]
     for name, report in reports.items():
@@ -141,6 +133,38 @@ def _check(console: Console, stack: Stack, reports: dict[str, Report]) -> list[s
             "failed, and none was answered twice"
         )
     return wrong
+
+
+class Reader(Protocol):
+    """What the check needs of a user."""
+
+    def read(self, place: str) -> bytes | None:
+        """Return the content of a blob."""
+
+    def lines(self, place: str | None) -> list[dict[str, Any]]:
+        """Return the lines of an output or errors blob."""
+
+
+def what_does_not_add_up(user: Reader, report: Detail) -> list[str]:
+    """Return a sentence for each promise that the results of a job do not keep; none if all is well."""
+    outputs = report["outputs"]
+    output, errors = user.lines(outputs["output"]), user.lines(outputs["errors"])
+    if report["status"] == "rejected":
+        if not output and report["finding_count"] == len(errors):
+            return []
+        return [f"There are {report['finding_count']} findings, but {len(errors)} lines in the errors blob."]
+    dropped = [json.loads(line) for line in (user.read(outputs["archive"]) or b"").splitlines() if line.strip()]
+    found = {"requests": len(dropped), "succeeded": len(output), "failed": len(errors)}
+    wrong = []
+    if report["counts"] != found or len(dropped) != len(output) + len(errors):
+        wrong.append(f"The report counts {report['counts']}, but the blobs have {found}.")
+    if Counter(_custom_ids(dropped)) != Counter(_custom_ids(output + errors)):
+        wrong.append("The requests in output and errors are not those that were dropped, each once.")
+    return wrong
+
+
+def _custom_ids(lines: list[dict[str, Any]]) -> list[str]:
+    return [line["custom_id"] for line in lines]
 
 
 def _say_what_next(console: Console, seconds: float) -> None:

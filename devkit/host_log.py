@@ -7,7 +7,10 @@ _LINE = re.compile(
     r"\d{4}-\d\d-\d\d (?P<time>\d\d:\d\d:\d\d),\d+ (?P<who>host|app) .*?(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL) "
     r"(?P<text>.*)"
 )
-_ROUTINE = re.compile(r"Executing '|Executed '[^']+' \(Succeeded|root: Auth level is not applied")
+_ROUTINE = re.compile(
+    r"Executing '|Executed '[^']+' \(Succeeded|root: Auth level is not applied|"
+    r'batch_fn: {"event": "tick_done",.* "errors": 0}'
+)
 
 
 def readable(line: str) -> str | None:

@@ -11,12 +11,12 @@ import threading
 
 from azure.core.exceptions import AzureError
 
+from batch_fn.command_line import open_console
 from devkit.azurite import AzuriteError
-from devkit.follow import IMPATIENT, open_console, shown
 from devkit.host.process import HostError
 from devkit.host_log import readable
 from devkit.run_file import FOLDER, AlreadyRunningError, RunFile, Running, hold
-from devkit.stack import Stack
+from devkit.stack import IMPATIENT, Stack, shown
 
 LOG = FOLDER / "host.log"
 LOOK_SECONDS = 0.2

@@ -33,6 +33,14 @@ FAST = {
 }
 """Where the devkit differs from production: it asks each second, since the emulator's day is short."""
 
+IMPATIENT = {"max_poll_seconds": 0.5}
+"""An option of the host, where somebody looks on: it looks into an idle queue this often."""
+
+
+def shown(file: Path) -> Path:
+    """Return the path as a user in the project's folder would write it."""
+    return file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
+
 
 class Stack:
     """The three of them, started together and ended together.

@@ -3,11 +3,19 @@
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from batch_fn.command_line import environment, main
+from batch_fn.app import App
+from batch_fn.command_line import environment, listed, main, standing
+from batch_fn.jobs import Job, JobState, Part, PartState, Wait
+from batch_fn.overview import in_hand
 from batch_fn.requests import Rules, check
 from batch_fn.settings import Settings
+from devkit.azurite import Azurite
+from devkit.stack import provision
+from tests.conftest import NOON, a_job, a_part
+from tests.test_overview import days_ago, finished_at
 
 PROJECT = Path(__file__).parents[1]
 GOOD, BAD = PROJECT / "devkit/samples/good.jsonl", PROJECT / "devkit/samples/bad.jsonl"
@@ -85,6 +93,67 @@ def test_a_broken_settings_file_is_told(elsewhere: Path, capfd: pytest.CaptureFi
 @pytest.mark.parametrize("arguments", [["nonsense"], ["validate"], ["validate", "absent"], ["jobs", "--limit", "0"]])
 def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
     assert main(arguments) == 2
+
+
+def test_a_status_that_there_is_not_is_told_which_there_are(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["jobs", "--status", "done,failed"]) == 2
+    assert "--status takes accepted, cancelled, cancelling," in capfd.readouterr().err
+
+
+OPEN = a_part(state=PartState.OPEN, batch_id="b", batch_status="in_progress", completed=3, failed_so_far=1)
+SETTLED = a_part(state=PartState.SETTLED, batch_id="b", batch_status="completed", succeeded=8)
+
+
+@pytest.mark.parametrize(
+    ("job", "parts", "said"),
+    [
+        (a_job(), [], "dropped"),
+        (a_job(cancelled=True), [], "cancelling"),
+        (a_job(state=JobState.ACCEPTED), [a_part()], "accepted, 0/20: to be sent"),
+        (a_job(state=JobState.ACCEPTED), [a_part(wait=Wait(reason="no_room"))], "accepted, 0/20: waits: no_room"),
+        (
+            a_job(state=JobState.ACCEPTED),
+            [OPEN, a_part(number=2, state=PartState.BUNDLED), a_part(number=3, state=PartState.CLAIMED)],
+            "accepted, 3/20, 1 failed so far: 1 in_progress; 1 waiting for company; 1 being sent",
+        ),
+        (
+            a_job(state=JobState.ACCEPTED),
+            [SETTLED, a_part(attempt=2, requests=2)],
+            "accepted, 8/20: to be sent (attempt 2)",
+        ),
+        (
+            a_job(state=JobState.ACCEPTED, cancelled=True),
+            [SETTLED, OPEN],
+            "cancelling, 11/20, 1 failed so far: in_progress",
+        ),
+        (a_job(state=JobState.FINISHING), [SETTLED], "finishing, 8/20"),
+        (
+            a_job(state=JobState.ACCEPTED, retried_at=NOON),
+            [a_part(number=0, state=PartState.SETTLED)],
+            "retrying, 10/20",
+        ),
+    ],
+)
+def test_where_a_job_stands_is_said_in_a_few_words(job: Job, parts: list[Part], said: str) -> None:
+    requests = 0 if job.state is JobState.DROPPED else 20
+    assert standing(in_hand(msgspec.structs.replace(job, requests=requests), parts)) == said
+
+
+def test_as_many_jobs_are_listed_as_asked_for_however_far_apart_they_are(
+    azurite: Azurite, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batch_fn.overview.SCANNED_ROWS", 3)
+    provision(azurite.connection_string, settings)
+    app = App(settings)
+    for number in range(12):
+        app.ledger.finish(
+            finished_at(days_ago(number), number, name="rare.jsonl" if number % 5 == 0 else "other.jsonl")
+        )
+    page = listed(app, 2, None, prefix="rare")
+    assert [row["times"]["dropped"] for row in page.jobs] == ["2026-11-22T12:00:00Z", "2026-11-17T12:00:00Z"]
+    rest = listed(app, 2, page.after, prefix="rare")
+    assert ([row["times"]["dropped"] for row in rest.jobs], rest.after) == (["2026-11-12T12:00:00Z"], None)
+    assert len(listed(app, 100, None).jobs) == 12
 
 
 def test_the_command_line_is_not_deployed() -> None:

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from batch_fn.intake import DROP_GONE
-from batch_fn.jobs import Job, Outcome
+from batch_fn.jobs import Estimate, Job, Outcome
 from batch_fn.poison import NOT_PROCESSED
 from batch_fn.reports import report
 from batch_fn.requests import Code, Request, Rules, check
@@ -66,7 +66,8 @@ def test_every_status_stands_in_the_table() -> None:
 
 def test_every_field_of_the_report_is_explained() -> None:
     now = datetime.now(UTC)
-    job = Job(job_id="", due=now, container="", name="", etag="", bytes=0, dropped_at=now)
+    estimate = Estimate(0, None)
+    job = Job(job_id="", due=now, container="", name="", etag="", bytes=0, dropped_at=now, estimate=estimate)
     outputs: dict[str, str | None] = {"output": None, "errors": None, "archive": None}
     whole = report(job, status=Outcome.SUCCEEDED, succeeded=0, failed=0, findings=[], finding_count=0, outputs=outputs)
     names = set[str]()

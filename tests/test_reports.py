@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from batch_fn.jobs import JobState, Outcome, Part, PartState, Usage, Wait
+from batch_fn.jobs import Estimate, JobState, Outcome, Part, PartState, Usage, Wait
 from batch_fn.reports import report, stamp
 from batch_fn.requests import Finding
 from tests.conftest import JOB_ID, NOON, a_job, a_part
@@ -15,6 +15,7 @@ JOB = a_job(
     state=JobState.FINISHING,
     requests=10,
     accepted_at=NOON + timedelta(seconds=3),
+    estimate=Estimate(100, 0.5),
     finished_at=NOON + timedelta(hours=2, microseconds=999_999),
 )
 PLACES: dict[str, str | None] = {
@@ -87,6 +88,8 @@ def test_a_job_with_a_retry_is_reported_in_full() -> None:
                 "succeeded": 7,
                 "failed": 1,
                 "estimated_tokens": 1_000,
+                "usage": {"prompt_tokens": 70, "completion_tokens": 7, "total_tokens": 77},
+                "cost": None,
                 "created_at": "2026-11-22T12:01:00Z",
                 "finished_at": "2026-11-22T13:00:00Z",
             },
@@ -101,6 +104,8 @@ def test_a_job_with_a_retry_is_reported_in_full() -> None:
                 "succeeded": 2,
                 "failed": 0,
                 "estimated_tokens": 200,
+                "usage": {"prompt_tokens": 20, "completion_tokens": 2, "total_tokens": 22},
+                "cost": None,
                 "created_at": "2026-11-22T13:00:00Z",
                 "finished_at": "2026-11-22T14:00:00Z",
             },
@@ -117,6 +122,7 @@ def test_a_job_with_a_retry_is_reported_in_full() -> None:
                 "until": "2026-11-22T12:00:30Z",
             }
         ],
+        "estimate": {"prompt_tokens": 100, "cost": 0.5},
         "usage": {"prompt_tokens": 90, "completion_tokens": 9, "total_tokens": 99},
         "cost": None,
         "times": {
@@ -145,6 +151,40 @@ def test_a_retried_job_tells_what_was_before_as_well() -> None:
     }
 
 
+PRICES = {"gpt-4o-mini": (1_000_000.0, 2_000_000.0)}
+
+
+def test_what_a_job_cost_is_told_for_each_batch_and_for_all() -> None:
+    other = msgspec.structs.replace(SECOND, number=2, attempt=1, deployment="other")
+    told = written([FIRST, SECOND], prices=PRICES)
+    assert [batch["cost"] for batch in told["batches"]] == [70 + 2 * 7, 20 + 2 * 2]
+    assert told["cost"] == 84 + 24
+    told = written([FIRST, other], prices=PRICES)
+    assert [batch["cost"] for batch in told["batches"]] == [84, None], "one has a price, the other has none"
+    assert told["cost"] is None
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "told"),
+    [
+        (None, None, None),
+        (None, Estimate(10, 0.25), (10, 0.25)),
+        (Estimate(100, 0.5), None, (100, 0.5)),  # retried, but the lines are still being picked
+        (Estimate(100, 0.5), Estimate(10, 0.25), (110, 0.75)),
+        (Estimate(100, None), Estimate(10, 0.25), (110, None)),
+        (Estimate(100, 0.5), Estimate(10, None), (110, None)),
+    ],
+)
+def test_what_goes_again_by_a_retry_adds_to_the_estimate(
+    before: Estimate | None, now: Estimate | None, told: tuple[int, float | None] | None
+) -> None:
+    job = msgspec.structs.replace(JOB, estimate=now)
+    former = written([FIRST]) | {"estimate": before and msgspec.to_builtins(before)}
+    facts: dict[str, Any] = {"status": Outcome.FAILED, "succeeded": 0, "failed": 10, "findings": []}
+    document = report(job, **facts, finding_count=0, outputs=PLACES, former=former)
+    assert document["estimate"] == (told and Estimate(*told))
+
+
 def test_a_cancelled_job_tells_when_it_was_cancelled() -> None:
     job = msgspec.structs.replace(JOB, cancelled=True, cancel_asked_at=NOON + timedelta(hours=1))
     facts: dict[str, Any] = {"status": Outcome.CANCELLED, "succeeded": 0, "failed": 10, "findings": []}
@@ -163,6 +203,7 @@ def test_the_members_come_in_the_promised_order() -> None:
         "outputs",
         "batches",
         "waits",
+        "estimate",
         "usage",
         "cost",
         "times",

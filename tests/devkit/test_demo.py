@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from devkit.follow import what_does_not_add_up
+from devkit.demo import what_does_not_add_up
 from devkit.host_log import readable
 
 PROJECT = Path(__file__).parents[2]
@@ -201,6 +201,11 @@ def test_results_that_do_not_add_up_are_noticed(output: list[str], errors: list[
             "03:12:37 job_accepted    requests=20",
         ),
         ("2026-11-22 03:12:37,150 host INFO Executed 'Functions.tick' (Succeeded, Id=1, Duration=52ms)", None),
+        ('2026-11-22 03:12:37,066 app  INFO batch_fn: {"event": "tick_done", "seconds": 0.1, "errors": 0}', None),
+        (
+            '2026-11-22 03:12:37,066 app  INFO batch_fn: {"event": "tick_done", "seconds": 0.1, "errors": 2}',
+            "03:12:37 tick_done       seconds=0.1 errors=2",
+        ),
         (
             "2026-11-22 03:12:37,150 host ERROR Executed 'Functions.tick' (Failed, Id=1, Duration=52ms)",
             "03:12:37 ERROR Executed 'Functions.tick' (Failed, Id=1, Duration=52ms)",

@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -78,6 +79,17 @@ class Bench(Stack):
         """Return the rows of the finished job."""
         table = self._tables.get_table_client(self.settings.jobs_table)
         return [dict(row) for row in table.query_entities("job_id eq @job", parameters={"job": job_id})]
+
+    @contextmanager
+    def broken_history(self) -> Iterator[None]:
+        """Have a row in the history that the app cannot read."""
+        table = self._tables.get_table_client(self.settings.jobs_table)
+        row = {"PartitionKey": "000000", "RowKey": "00000000001"}
+        table.create_entity(row)
+        try:
+            yield
+        finally:
+            table.delete_entity(row)
 
     def batches(self, job_id: str) -> list[dict[str, Any]]:
         """Return the batches that the service has of the job, oldest first."""

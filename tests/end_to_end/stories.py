@@ -116,6 +116,7 @@ REPORT = {
     "outputs": {"output": str | None, "errors": str | None, "archive": str | None},
     "batches": list,
     "waits": list,
+    "estimate": dict | None,
     "usage": {"prompt_tokens": int, "completion_tokens": int, "total_tokens": int},
     "cost": None,
     "times": {
@@ -127,6 +128,7 @@ REPORT = {
         "retried": str | None,
     },
 }
+ESTIMATE = {"prompt_tokens": int, "cost": None}
 FINDING = {"line": int, "code": str, "message": str, "custom_id": str | None}
 BATCH = {
     "id": str,
@@ -139,6 +141,8 @@ BATCH = {
     "succeeded": int,
     "failed": int,
     "estimated_tokens": int,
+    "usage": {"prompt_tokens": int, "completion_tokens": int, "total_tokens": int},
+    "cost": None,
     "created_at": str,
     "finished_at": str,
 }
@@ -190,6 +194,12 @@ def check_report(dropped: Dropped, report: dict[str, Any]) -> None:
     assert report["input"]["bytes"] == len(dropped.content)
     counts = report["counts"]
     assert counts["succeeded"] + counts["failed"] == counts["requests"] == report["input"]["requests"]
+    for name, tokens in report["usage"].items():
+        assert tokens == sum(batch["usage"][name] for batch in report["batches"])
+    assert (report["estimate"] is None) == (report["times"]["accepted"] is None)
+    if report["estimate"] is not None:
+        _check_shape(report["estimate"], ESTIMATE)
+        assert report["estimate"]["prompt_tokens"] > 0
     assert len(report["findings"]) == min(report["finding_count"], 100)
     times = {name: _time(time) for name, time in report["times"].items() if time is not None}
     known = [times[name] for name in ("dropped", "accepted", "submitted", "finished") if name in times]

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -61,18 +62,28 @@ def terminal(stack: Bench, tmp_path: Path) -> Terminal:
     return Terminal(stack, tmp_path)
 
 
-def test_a_file_is_dropped_followed_and_brought_home(terminal: Terminal) -> None:
+def ask(stack: Bench, path: str) -> Any:
+    """What the HTTP API says of the same."""
+    request = Request(f"{stack.host.url}/api/{path}", headers={"x-functions-key": stack.host.keys["function"]})
+    with urlopen(request, timeout=30) as answer:
+        return json.load(answer)
+
+
+def test_a_file_is_dropped_followed_and_brought_home(terminal: Terminal, stack: Bench) -> None:
     file = terminal.file("monday.jsonl", jsonl(*lines(3)))
     [done] = terminal.json("drop", file, "--as", "sales/monday.jsonl", "--out", "results")["jobs"]
-    report = done["report"]
+    report = json.loads((terminal.folder / done["files"][1]).read_text())
     assert report["status"] == "succeeded"
     assert report["input"]["name"] == "sales/monday.jsonl"
     base = f"results/sales/monday/{report['job_id']}"
     assert done["files"] == [f"{base}.output.jsonl", f"{base}.report.json"]
     assert len((terminal.folder / done["files"][0]).read_text().splitlines()) == 3
-    assert json.loads((terminal.folder / done["files"][1]).read_text()) == report
-    assert terminal.json("show", report["job_id"]) == report
-    [row] = terminal.json("jobs", "--prefix", "sales/")["jobs"]
+    assert {name: done[name] for name in report} == report
+    assert terminal.json("show", report["job_id"]) | {"files": done["files"]} == done
+    assert terminal.json("show", report["job_id"]) == ask(stack, f"jobs/{report['job_id']}")
+    page = terminal.json("jobs", "--prefix", "sales/")
+    assert page == ask(stack, "jobs?prefix=sales/")
+    [row] = page["jobs"]
     assert (row["job_id"], row["status"], row["counts"]["succeeded"]) == (report["job_id"], "succeeded", 3)
     assert report["job_id"] in terminal.run("jobs", "--status", "succeeded")
     assert terminal.json("jobs", "--status", "rejected", "--prefix", "sales/")["jobs"] == []
@@ -85,16 +96,16 @@ def test_a_file_is_dropped_followed_and_brought_home(terminal: Terminal) -> None
 def test_failed_lines_exit_with_1_and_go_again_with_retry(terminal: Terminal) -> None:
     file = terminal.file("partly.jsonl", jsonl(*lines(2), line("once", "[[status 500 x1]]")))
     [done] = terminal.json("drop", file, "--wait", code=1)["jobs"]
-    assert done["report"]["counts"] == {"requests": 3, "succeeded": 2, "failed": 1}
-    [again] = terminal.json("retry", done["report"]["job_id"], "--wait")["jobs"]
-    assert again["report"]["counts"] == {"requests": 3, "succeeded": 3, "failed": 0}
+    assert done["counts"] == {"requests": 3, "succeeded": 2, "failed": 1}
+    [again] = terminal.json("retry", done["job_id"], "--wait")["jobs"]
+    assert again["counts"] == {"requests": 3, "succeeded": 3, "failed": 0}
 
 
 def test_the_findings_before_are_the_findings_after(terminal: Terminal) -> None:
     file = terminal.file("bad.jsonl", jsonl(*lines(2), b"nonsense", line("task-1")))
     before = terminal.run("validate", file, code=1)
     [done] = terminal.json("drop", file, "--out", ".", code=1)["jobs"]
-    assert done["report"]["status"] == "rejected"
+    assert done["status"] == "rejected"
     assert (terminal.folder / done["files"][0]).read_text() == before
 
 
@@ -102,7 +113,7 @@ def test_the_deployment_goes_with_the_file(terminal: Terminal) -> None:
     content = line("one").replace(b'"model": "gpt-4o-batch", ', b"")
     file = terminal.file("no-model.jsonl", content)
     [done] = terminal.json("drop", file, "--deployment", "gpt-4o-batch", "--wait")["jobs"]
-    assert done["report"]["batches"][0]["deployment"] == "gpt-4o-batch"
+    assert done["batches"][0]["deployment"] == "gpt-4o-batch"
 
 
 def test_a_job_is_cancelled_and_says_so(terminal: Terminal, stack: Bench) -> None:
@@ -113,7 +124,8 @@ def test_a_job_is_cancelled_and_says_so(terminal: Terminal, stack: Bench) -> Non
         end = time.monotonic() + 30
         while terminal.json("jobs", "--prefix", "stop", "--limit", "1")["jobs"][0:1] == [] and time.monotonic() < end:
             time.sleep(0.2)
-        assert terminal.json("cancel", dropped["job_id"])["status"] == "cancelling"
+        cancelled = terminal.json("cancel", dropped["job_id"])
+        assert (cancelled["status"], cancelled["progress"]["requests"]) == ("cancelling", 3)
         assert terminal.json("show", dropped["job_id"])["status"] in {"cancelling", "cancelled"}
     finally:
         stack.service.options(**before)
@@ -125,8 +137,8 @@ def test_an_interrupt_is_clean_and_the_job_goes_on(terminal: Terminal, stack: Be
     try:
         process = terminal.start("drop", terminal.file("long.jsonl", jsonl(*lines(2))), "--wait")
         assert process.stderr is not None
-        while "dropped" not in process.stderr.readline():
-            pass
+        seen = (line for line in process.stderr if "dropped" in line or "accepted" in line)
+        assert next(seen, None), "it is followed"
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)
     finally:

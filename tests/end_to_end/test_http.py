@@ -1,6 +1,7 @@
 """The HTTP API on the whole stack: jobs are listed, shown, cancelled and retried; what cannot be is explained."""
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 from urllib.error import HTTPError
@@ -95,6 +96,8 @@ def test_a_running_job_is_shown_cancelled_and_retried(stack: Bench, service: Azu
     assert detail["status"] == "accepted"
     assert detail["progress"]["requests"] == 4
     assert detail["times"]["finished"] is None
+    assert detail["estimate"] == {"prompt_tokens": detail["batches"][0]["estimated_tokens"], "cost": None}
+    assert detail["cost"] == 0, "so far"
     assert ask(stack, f"jobs/{dropped.job_id}/retry", "POST")[1]["type"] == "urn:batch_fn:job-in-hand"
     [row] = ask(stack, "jobs", prefix="http-runs")[1]["jobs"]
     assert (row["status"], row["report"]) == ("accepted", None)
@@ -202,13 +205,23 @@ def test_what_a_job_cost_is_in_its_report_its_row_and_its_day(stack: Bench) -> N
     dropped = stack.drop("http-priced.jsonl", jsonl(*lines(3, body_model="priced")))
     report = dropped.wait()
     cost = report["usage"]["prompt_tokens"] + 2 * report["usage"]["completion_tokens"]
-    assert report["cost"] == cost > 0
+    assert report["cost"] == report["batches"][0]["cost"] == cost > 0
+    assert report["estimate"]["cost"] == report["estimate"]["prompt_tokens"] > 0
     [row] = ask(stack, "jobs", prefix="http-priced")[1]["jobs"]
     assert row["cost"] == cost
     status, found = ask(stack, "usage", days=2)
     assert (status, len(found["days"])) == (200, 2)
     assert sum(day["total_tokens"] for day in found["days"]) >= report["usage"]["total_tokens"]
     assert ask(stack, "usage", days=91)[0] == 400
+
+
+def test_a_mistake_of_the_app_is_told_without_its_insides(stack: Bench) -> None:
+    with stack.broken_history():
+        status, problem = ask(stack, "jobs")
+    assert (status, problem["type"]) == (500, "urn:batch_fn:internal")
+    assert "ValidationError" not in json.dumps(problem)
+    assert re.search(r"request_broke.*/api/jobs.*ValidationError.*ledger.py", stack.host.log_text())
+    assert ask(stack, "jobs")[0] == 200
 
 
 def test_what_is_asked_at_random_is_answered_as_the_description_says(stack: Bench) -> None:

@@ -19,7 +19,19 @@ from batch_fn.admission import Deployment
 from batch_fn.app import App
 from batch_fn.containers import CHUNK_BYTES, Drop, DropGoneError
 from batch_fn.jobs import Job, Part, ServiceBatch, ServiceError
-from batch_fn.ledger import HISTORY_PAGE, JOB_ROW, Change, ConflictError, Finished, Held, Row, Work, place
+from batch_fn.ledger import (
+    HISTORY_PAGE,
+    JOB_ROW,
+    Change,
+    ConflictError,
+    Finished,
+    Glance,
+    Held,
+    Row,
+    Spent,
+    Work,
+    place,
+)
 from batch_fn.openai_batches import (
     Enqueued,
     FileGoneError,
@@ -138,14 +150,15 @@ class FakeLedger(_StorageHand):
                 yield job
 
     @reads
-    def history(
+    def history[T: Finished | Glance | Spent](
         self,
+        kind: type[T],
         *,
         after: str | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
         page: int = HISTORY_PAGE,  # noqa: ARG002 - there are no calls to save
-    ) -> Iterator[Finished]:
+    ) -> Iterator[T]:
         for finished in sorted(self.world.history.values(), key=lambda each: place(each.job_id)):
             dropped = finished.dropped_at
             if (
@@ -153,7 +166,7 @@ class FakeLedger(_StorageHand):
                 and (since is None or dropped >= since)
                 and (until is None or dropped <= until)
             ):
-                yield finished
+                yield msgspec.convert(finished, kind, from_attributes=True)
 
     @reads
     def parts_of(self, deployment: str) -> Iterator[Part]:
