@@ -29,6 +29,7 @@ from batch_fn.openai_batches import (
 )
 from batch_fn.planning import Limits, split
 from batch_fn.sources import input_blob_of, read_range, upload_content
+from batch_fn.turn import turn
 
 TOO_LARGE = "bundle_too_large"
 """Our own code: the members of a bundle need more tokens than the deployment takes, so they go one by one."""
@@ -39,12 +40,29 @@ CLOCK_SKEW = timedelta(minutes=10)
 
 def submit(app: App, job_id: str, key: str) -> None:
     """Send that attempt of a part to the service, if it is its turn and nobody else is at it."""
+    found = _to_be_sent(app, job_id, key)
+    if found is None:
+        return
+    with turn(found[1].row.bytes) as at_once:
+        if not at_once:
+            found = _to_be_sent(app, job_id, key)
+        if found is not None:
+            _submit(app, *found)
+
+
+def _to_be_sent(app: App, job_id: str, key: str) -> tuple[Work, Held[Part]] | None:
+    """Return the job and the part, None if there is no such part to be claimed now."""
     work = app.ledger.work(job_id)
     if work is None and (finished := app.ledger.finished(job_id)) is not None:
         app.ledger.sweep(finished)
     held = work.part(key) if work and work.job.row.accepted_at else None
     if work is None or held is None or not _may_be_claimed(held.row, clock.now()):
-        return
+        return None
+    return work, held
+
+
+def _submit(app: App, work: Work, held: Held[Part]) -> None:
+    job_id, key = held.row.job_id, held.row.key
     cancelled = unwanted(app, work.job.row)
     if cancelled and held.row.creating_at is None:
         with contextlib.suppress(ConflictError):
