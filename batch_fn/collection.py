@@ -26,13 +26,13 @@ from batch_fn.turn import turn
 def collect(app: App, job_id: str) -> None:
     """Settle every ended part of the job, and finish the job if none is left to wait for."""
     work = app.ledger.work(job_id)
-    if work is None:
+    if work is None or work.job.row.accepted_at is None:
         return
     with turn(max(work.job.row.bytes, sum(held.row.bytes for held in work.parts))) as at_once:
-        # Whoever had the turn may have settled the parts of this very job: one message comes for each.
-        work = work if at_once else app.ledger.work(job_id)
-        if work is not None and work.job.row.accepted_at is not None:
+        if at_once:
             _collect(app, work)
+        else:  # one message comes for each part: whoever had the turn may have settled them all
+            collect(app, job_id)
 
 
 def _collect(app: App, work: Work) -> None:

@@ -40,25 +40,17 @@ CLOCK_SKEW = timedelta(minutes=10)
 
 def submit(app: App, job_id: str, key: str) -> None:
     """Send that attempt of a part to the service, if it is its turn and nobody else is at it."""
-    found = _to_be_sent(app, job_id, key)
-    if found is None:
-        return
-    with turn(found[1].row.bytes) as at_once:
-        if not at_once:
-            found = _to_be_sent(app, job_id, key)
-        if found is not None:
-            _submit(app, *found)
-
-
-def _to_be_sent(app: App, job_id: str, key: str) -> tuple[Work, Held[Part]] | None:
-    """Return the job and the part, None if there is no such part to be claimed now."""
     work = app.ledger.work(job_id)
     if work is None and (finished := app.ledger.finished(job_id)) is not None:
         app.ledger.sweep(finished)
     held = work.part(key) if work and work.job.row.accepted_at else None
     if work is None or held is None or not _may_be_claimed(held.row, clock.now()):
-        return None
-    return work, held
+        return
+    with turn(held.row.bytes) as at_once:
+        if at_once:
+            _submit(app, work, held)
+        else:  # what was read may be out of date
+            submit(app, job_id, key)
 
 
 def _submit(app: App, work: Work, held: Held[Part]) -> None:

@@ -4,6 +4,8 @@ import contextlib
 import threading
 from collections.abc import Iterator
 
+from batch_fn.heap import give_back
+
 MANY_BYTES = 4 * 1024 * 1024
 
 _turn = threading.RLock()  # whoever has the turn already goes on: nobody can wait for himself
@@ -22,6 +24,7 @@ def turn(size: int) -> Iterator[bool]:
     if not at_once:
         _turn.acquire()
     try:
+        give_back()  # what steps before have left free counts into the peak of this one
         yield at_once
     finally:
         _turn.release()
