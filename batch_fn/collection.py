@@ -20,6 +20,7 @@ from batch_fn.planning import next_attempt
 from batch_fn.requests import custom_id_of, with_custom_id
 from batch_fn.results import Final, Verdict, no_response, pack, read_result
 from batch_fn.sources import SourceLine, picked, read_lines
+from batch_fn.turn import turn
 
 
 def collect(app: App, job_id: str) -> None:
@@ -27,7 +28,15 @@ def collect(app: App, job_id: str) -> None:
     work = app.ledger.work(job_id)
     if work is None or work.job.row.accepted_at is None:
         return
-    job = work.job.row
+    with turn(max(work.job.row.bytes, sum(held.row.bytes for held in work.parts))) as at_once:
+        if at_once:
+            _collect(app, work)
+        else:  # one message comes for each part: whoever had the turn may have settled them all
+            collect(app, job_id)
+
+
+def _collect(app: App, work: Work) -> None:
+    job, job_id = work.job.row, work.job.row.job_id
     if job.bundle and job.state is JobState.FINISHING:
         forget_bundle(app, job_id)
         return

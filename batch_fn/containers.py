@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
@@ -14,12 +15,15 @@ import msgspec
 from batch_fn import journal
 
 if TYPE_CHECKING:
-    from azure.storage.blob import BlobClient, BlobServiceClient
+    from azure.storage.blob import BlobClient, BlobServiceClient, StorageStreamDownloader
 
     from batch_fn.settings import Settings
 
-CHUNK_BYTES = 4 * 1024 * 1024
+CHUNK_BYTES = 1024 * 1024
 """How much is asked for, and sent, at a time."""
+
+LEAST_CHUNK_BYTES = 64 * 1024
+"""The same where many blobs are read or written side by side, and share what is held."""
 
 AHEAD = 1
 """How many chunks are asked for before they are needed, or are on their way to a blob while the next one fills: the
@@ -132,11 +136,13 @@ class Containers:
             # Somebody has a lease or a snapshot of it, or a policy holds it: the job ends all the same.
             journal.warn("drop_stays", name=name, reason=error.reason)
 
-    def read(self, container: str, name: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
+    def read(
+        self, container: str, name: str, offset: int = 0, length: int | None = None, chunk_bytes: int = CHUNK_BYTES
+    ) -> Iterator[bytes]:
         """Yield a blob's content, or that byte range of it."""
         if length == 0:
             return
-        yield from _read_ahead(self._blob(container, name), offset, length)
+        yield from _read_ahead(self._blob(container, name), offset, length, chunk_bytes=chunk_bytes)
 
     def writer(self, container: str, name: str, block_bytes: int = CHUNK_BYTES) -> "Writer":
         """Return a writer for a blob; until it is closed, what was there before stays to be seen."""
@@ -236,36 +242,48 @@ def _drop(properties: Any) -> Drop:
     )
 
 
-def _read_ahead(blob: "BlobClient", offset: int, length: int | None, etag: str = "") -> Iterator[bytes]:
+def _read_ahead(
+    blob: "BlobClient", offset: int, length: int | None, etag: str = "", chunk_bytes: int = CHUNK_BYTES
+) -> Iterator[bytes]:
     """Yield a byte range of one version of a blob, to its end if there is no length, AHEAD chunks before they are used.
 
     Without an ETag it is the version that is there at first.
     """
+    from azure.core.exceptions import HttpResponseError
 
-    def chunk(start: int, end: int, etag: str) -> bytes:
-        size = min(CHUNK_BYTES, end - start)
-        content: bytes = blob.download_blob(offset=start, length=size, **_if_still(etag)).readall()
-        return content
+    def chunk(start: int, size: int, etag: str) -> "StorageStreamDownloader[bytes]":
+        return blob.download_blob(start, size, **(_if_still(etag) if etag else {}))
 
-    begin = None if not offset and length is None else offset  # as a range, an empty blob would be an error
-    first = blob.download_blob(begin, length, **(_if_still(etag) if etag else {}))
-    version, end = first.properties.etag.strip('"'), offset + first.size
-    head = next(first.chunks(), b"")
-    if head:
-        yield head
-    starts = iter(range(offset + len(head), end, CHUNK_BYTES))
-    start = next(starts, None)
-    if start is None:
-        return
-    pool = ThreadPoolExecutor(AHEAD, thread_name_prefix="read-ahead")
+    def content(start: int, size: int, etag: str) -> bytes:
+        return next(chunk(start, size, etag).chunks())  # the one there is, without the copies that readall makes
+
     try:
-        coming = deque([pool.submit(chunk, start, end, version)])
+        first = chunk(offset, chunk_bytes if length is None else min(chunk_bytes, length), etag)
+    except HttpResponseError as error:
+        if error.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return  # it is empty
+        raise
+    version = first.properties.etag.strip('"')
+    end = int(str(first.properties.content_range).rpartition("/")[2])  # of the blob; `size` is that of the range
+    end = end if length is None else min(end, offset + length)
+    head = next(first.chunks())
+    starts = iter(range(offset + len(head), end, chunk_bytes))
+    del first  # it holds the first chunk, too
+    yield head
+    del head
+    coming: deque[Future[bytes]] = deque()
+
+    def ask_for_more() -> None:
+        if (start := next(starts, None)) is not None:
+            coming.append(pool.submit(content, start, min(chunk_bytes, end - start), version))
+
+    pool = ThreadPoolExecutor(AHEAD, thread_name_prefix="read-ahead")  # it starts no thread before it is asked
+    try:
+        for _ in range(AHEAD):
+            ask_for_more()
         while coming:
-            while len(coming) < AHEAD and (start := next(starts, None)) is not None:
-                coming.append(pool.submit(chunk, start, end, version))
             piece = coming.popleft().result()
-            if (start := next(starts, None)) is not None:
-                coming.append(pool.submit(chunk, start, end, version))
+            ask_for_more()
             yield piece
     finally:
         pool.shutdown(cancel_futures=True)

@@ -5,6 +5,7 @@ is durable. Every step may be done again.
 """
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ import msgspec
 
 from batch_fn import clock, journal
 from batch_fn.app import App
-from batch_fn.containers import DropGoneError
+from batch_fn.containers import CHUNK_BYTES, LEAST_CHUNK_BYTES, DropGoneError
 from batch_fn.jobs import REPORTED_FINDINGS, Job, JobState, Outcome, Part, outcome, service_findings, work_folder
 from batch_fn.ledger import ConflictError, Finished, Held, Work
 from batch_fn.reports import report, stamp
@@ -161,13 +162,11 @@ def _write_results(
 ) -> dict[str, Any]:
     """Write output, errors and report; `former` is the report before the job was retried. Return the report."""
     settings, containers = app.settings, app.containers
-    kept = [_kept_results(app, part) for part in parts if part.results and not (last and part.key == last[0].key)]
-    streams = [*kept, last[1]] if last else kept
     output = containers.writer(settings.output_container, f"{job.path}.jsonl")
     errors = containers.writer(settings.errors_container, f"{job.path}.jsonl")
     previous = 0
     with output, errors:
-        for final in merge(streams):
+        for final in merge(_streams(app, parts, last)):
             if final.line <= previous:
                 raise DoesNotAddUpError(f"Line {final.line} of job {job.job_id} has two results.")
             previous = final.line
@@ -193,9 +192,24 @@ def _write_results(
     return document
 
 
-def _kept_results(app: App, part: Part) -> Iterator[Final]:
-    for line in _split(app.containers.read(app.settings.work_container, part.results)):
-        yield unpack(line)
+def _streams(
+    app: App, parts: list[Part], last: tuple[Part, Iterator[Final]] | None
+) -> Iterator[tuple[int, Iterator[Final]]]:
+    """Yield the results of each attempt, with a line that none of them is before.
+
+    The parts of a drop mostly follow one another, and are then read so; those that are read side by side share a chunk.
+    """
+    first_lines: dict[int, int] = {}
+    for part in parts:
+        first_lines.setdefault(part.number, part.source.first_line)  # lines of it are what later attempts have
+    side_by_side = max(Counter(first_lines[part.number] for part in parts if part.results).values(), default=1)
+    chunk_bytes = max(LEAST_CHUNK_BYTES, CHUNK_BYTES // side_by_side)
+    for part in parts:
+        if last is not None and part.key == last[0].key:
+            yield first_lines[part.number], last[1]
+        elif part.results:
+            chunks = app.containers.read(app.settings.work_container, part.results, chunk_bytes=chunk_bytes)
+            yield first_lines[part.number], map(unpack, _split(chunks))
 
 
 def _split(chunks: Iterator[bytes]) -> Iterator[bytes]:

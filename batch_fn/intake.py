@@ -20,6 +20,7 @@ from batch_fn.queues import Errand
 from batch_fn.requests import Code, Finding, Rules, survey
 from batch_fn.retrying import take_up
 from batch_fn.settings import Settings
+from batch_fn.turn import turn
 
 if TYPE_CHECKING:
     from azure.storage.blob import BlobClient
@@ -69,7 +70,8 @@ def take_in_found(app: App, errand: Errand) -> None:
     """Take in a drop that the tick found, or report that it is gone if its very version is not there any more."""
     work = app.ledger.work(errand.job_id)
     if work is not None and work.job.row.state is JobState.RETRYING:
-        take_up(app, work.job)
+        with turn(work.job.row.bytes):
+            take_up(app, work.job)
         return
     drop = app.containers.drop(app.containers.drop_client(errand.name))
     if drop is not None and identity(drop) == errand.job_id:
@@ -89,17 +91,17 @@ def reject(app: App, held: Held[Job], finding: Finding) -> None:
 
 
 def _take_in(app: App, drop: Drop) -> None:
-    held = begin(app, drop)
-    if held is None or held.row.accepted_at is not None:
-        return
     rules = rules_of(app.settings, drop.metadata.get("deployment"))
-    with tempfile.TemporaryFile() as spool:
+    with turn(drop.bytes), tempfile.TemporaryFile() as spool:
+        held = begin(app, drop)
+        if held is None or held.row.accepted_at is not None:
+            return
         findings = Findings(spool)
         planner = _read(app, drop, held.row, rules, findings)
         if findings.count:
             finish_rejected(app, held, findings)
-            return
-    _accept(app, held, planner, rules)
+        else:
+            _accept(app, held, planner, rules)
 
 
 def identity(drop: Drop) -> str:

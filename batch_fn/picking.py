@@ -4,14 +4,12 @@ import contextlib
 import itertools
 
 from batch_fn.app import App
-from batch_fn.containers import CHUNK_BYTES, Writer
+from batch_fn.containers import CHUNK_BYTES, LEAST_CHUNK_BYTES, Writer
 from batch_fn.jobs import Job, Source
 from batch_fn.lines import lines
 from batch_fn.planning import Planner
 from batch_fn.requests import Finding, Rules, check
 from batch_fn.sources import SourceLine, picked
-
-LEAST_BLOCK_BYTES = 64 * 1024
 
 
 def pick(app: App, job: Job, planned: Planner, again: Planner, rules: Rules) -> dict[int, Source]:
@@ -24,7 +22,7 @@ def pick(app: App, job: Job, planned: Planner, again: Planner, rules: Rules) -> 
     sources: dict[int, Source] = {}
     writers: dict[int, Writer] = {}
     container = app.settings.work_container
-    block = max(LEAST_BLOCK_BYTES, CHUNK_BYTES // max(1, len(wanted)))
+    block = max(LEAST_CHUNK_BYTES, CHUNK_BYTES // max(1, len(wanted)))
     for_check, for_lines = itertools.tee(app.containers.read(app.settings.archive_container, f"{job.path}.jsonl"))
     with contextlib.ExitStack() as open_writers:
         checked = check(for_check, rules)

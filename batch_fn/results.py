@@ -1,8 +1,10 @@
 """What the service answered, line by line: what succeeded, failed for good, or is worth another attempt. Pure."""
 
 import heapq
+import itertools
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -125,9 +127,19 @@ def unpack(packed: bytes) -> Final:
     return Final(int(line), mark == b"+", raw)
 
 
-def merge(parts: Iterable[Iterator[Final]]) -> Iterator[Final]:
-    """Yield the results of several attempts and parts in the drop's order; each gives its own in order."""
-    return heapq.merge(*parts, key=lambda final: final.line)
+def merge(streams: Iterable[tuple[int, Iterator[Final]]]) -> Iterator[Final]:
+    """Yield the results of several attempts and parts in the drop's order; each gives its own in order.
+
+    With each comes a line that none of its own is before: it is asked for nothing until that line has its turn.
+    """
+    in_order = heapq.merge(*itertools.starmap(_numbered, streams), key=itemgetter(0))
+    return (final for _, final in in_order if final is not None)
+
+
+def _numbered(first_line: int, finals: Iterator[Final]) -> Iterator[tuple[int, Final | None]]:
+    yield first_line, None
+    for final in finals:
+        yield final.line, final
 
 
 def _by_status(status: int | None) -> Verdict:

@@ -18,12 +18,11 @@ from batch_fn import clock, journal
 from batch_fn.accepting import accept
 from batch_fn.answers import MAX_RESULT_BYTES
 from batch_fn.app import App
-from batch_fn.containers import Writer
+from batch_fn.containers import LEAST_CHUNK_BYTES, Writer
 from batch_fn.finishing import clear_if_gone, is_of, is_over
 from batch_fn.jobs import Job, JobState, Outcome, Part, PartState, Source
 from batch_fn.ledger import Finished, Held, NoSuchJobError
 from batch_fn.lines import lines
-from batch_fn.picking import LEAST_BLOCK_BYTES
 from batch_fn.planning import Limits, Planner
 from batch_fn.requests import Finding, Request, Rules, check, custom_id_of
 from batch_fn.results import Final, pack
@@ -175,7 +174,7 @@ def _pick(app: App, job: Job, former: dict[str, Any], folder: str) -> tuple[list
                 name = f"{folder}/part-{index + 1:05d}.picked"
                 sources[index] = Source(container=container, name=name, picked=True, fill=request.filled)
                 end = open_ends[group] = ends.enter_context(contextlib.ExitStack())
-                writers[group] = index, end.enter_context(app.containers.writer(container, name, LEAST_BLOCK_BYTES))
+                writers[group] = index, end.enter_context(app.containers.writer(container, name, LEAST_CHUNK_BYTES))
             elif request.filled and not sources[index].fill:
                 sources[index] = msgspec.structs.replace(sources[index], fill=True)
             writers[group][1].write(picked(SourceLine(request.line, raw)))

@@ -29,6 +29,7 @@ from batch_fn.openai_batches import (
 )
 from batch_fn.planning import Limits, split
 from batch_fn.sources import input_blob_of, read_range, upload_content
+from batch_fn.turn import turn
 
 TOO_LARGE = "bundle_too_large"
 """Our own code: the members of a bundle need more tokens than the deployment takes, so they go one by one."""
@@ -45,6 +46,15 @@ def submit(app: App, job_id: str, key: str) -> None:
     held = work.part(key) if work and work.job.row.accepted_at else None
     if work is None or held is None or not _may_be_claimed(held.row, clock.now()):
         return
+    with turn(held.row.bytes) as at_once:
+        if at_once:
+            _submit(app, work, held)
+        else:  # what was read may be out of date
+            submit(app, job_id, key)
+
+
+def _submit(app: App, work: Work, held: Held[Part]) -> None:
+    job_id, key = held.row.job_id, held.row.key
     cancelled = unwanted(app, work.job.row)
     if cancelled and held.row.creating_at is None:
         with contextlib.suppress(ConflictError):

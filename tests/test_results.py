@@ -1,6 +1,7 @@
 """What the service answered: the files in `payloads` are judged line by line."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -208,4 +209,17 @@ def test_merging_gives_every_result_of_every_part_once_in_the_drop_s_order(
     parts: list[list[Final]] = [[] for _ in range(count)]
     for result in sorted(results, key=lambda final: final.line):
         random.choice(parts).append(result)
-    assert list(merge(map(iter, parts))) == sorted(results, key=lambda final: final.line)
+    firsts = [random.randint(1, part[0].line) if part else 1 for part in parts]
+    assert list(merge(zip(firsts, map(iter, parts), strict=True))) == sorted(results, key=lambda final: final.line)
+
+
+def test_results_are_not_asked_for_before_their_first_line_has_its_turn() -> None:
+    asked: list[int] = []
+
+    def part(first_line: int) -> Iterator[Final]:
+        asked.append(first_line)
+        yield Final(first_line, True, b"{}")
+        yield Final(first_line + 1, True, b"{}")
+
+    merged = merge((first_line, part(first_line)) for first_line in (1, 3, 5))
+    assert [(next(merged).line, len(asked)) for _ in range(6)] == [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3), (6, 3)]

@@ -385,7 +385,14 @@ class FakeContainers(_StorageHand):
             del self.world.blobs[container, name]
 
     @reads
-    def read(self, container: str, name: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
+    def read(
+        self,
+        container: str,
+        name: str,
+        offset: int = 0,
+        length: int | None = None,
+        chunk_bytes: int = CHUNK_BYTES,  # noqa: ARG002
+    ) -> Iterator[bytes]:
         blob = self.world.blobs.get((container, name))
         if blob is None:
             raise ResourceNotFoundError(f"{container}/{name}")
