@@ -409,7 +409,7 @@ def result_path(name: str, job_id: str) -> str:
     """Return the name, without ending, of the job's blobs: `sales/monday.jsonl` gives `sales/monday/<job id>`.
 
     A name so long that the result would be over Azure's limits is cut; the job id keeps it apart from others. Where
-    only `.` or `..` would be left of a name, its ending stays: HTTP clients resolve such a folder, and end up elsewhere.
+    only `.` or `..` would be left of a name, its ending stays: HTTP clients resolve such a folder, to end up elsewhere.
     """
     folder = name[: -len(".jsonl")] if name.lower().endswith(".jsonl") else name
     if folder.rpartition("/")[2] in {".", ".."}:

@@ -120,7 +120,7 @@ def test_file_from_upload_to_delete(client: Client) -> None:
     assert (file.bytes, file.filename, file.purpose) == (len(content), "test.jsonl", "batch")
     assert client.files.retrieve(file.id).id == file.id
     assert client.files.content(file.id).content == content
-    assert [each.id for each in client.files.list(purpose="batch")] == [file.id]
+    assert [each.id for each in client.files.list(purpose="batch").data] == [file.id]
     assert client.files.delete(file.id).deleted
     with pytest.raises(openai.NotFoundError):
         client.files.retrieve(file.id)
