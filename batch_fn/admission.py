@@ -196,12 +196,15 @@ def ended(deployment: Deployment, part: Part) -> Deployment:
     return msgspec.structs.replace(deployment, enqueued=max(0, deployment.enqueued - needed), seen=seen)
 
 
-def refused(deployment: Deployment, *, first_wait: timedelta, now: datetime) -> Deployment:
-    """Return the deployment after it refused a batch: the wait is doubled with each refusal, at most sixteenfold.
+def refused(deployment: Deployment, part: Part, *, first_wait: timedelta, now: datetime) -> Deployment:
+    """Return the deployment after it refused a part's batch: its tokens were counted in, and are not enqueued.
 
-    Batches that were on their way together are refused together; that counts once.
+    The wait is doubled with each refusal, at most sixteenfold. Batches that were on their way together are refused
+    together; that counts once.
     Source: how-to, "Queueing batch jobs": the documentation's own advice is exponential back-off.
     """
+    enqueued = max(0, deployment.enqueued - deployment.needs(part)) if deployment.counted_at else deployment.enqueued
+    deployment = msgspec.structs.replace(deployment, enqueued=enqueued)
     if deployment.not_before is not None and now < deployment.not_before:
         return deployment
     wait = first_wait * (1 << min(deployment.refusals, 4))

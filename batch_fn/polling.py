@@ -180,7 +180,7 @@ def _seen(app: App, held: Held[Part], batch: ServiceBatch | None, now: datetime)
     if batch is None:
         _vanished(app, held, now)
     elif batch.refused_for_quota:
-        _refused(app, held, batch, quota.refused(app, part.deployment))
+        _refused(app, held, batch, quota.refused(app, part))
     elif batch.refused_for_access:
         _refused(app, held, batch, clock.after(app.settings.quota_backoff_seconds))
     elif batch.terminal and batch.unnamed and now < _settled(app, batch):

@@ -22,14 +22,14 @@ def admit_waiting(app: App, deployment: str, waiting: Sequence[Part]) -> list[De
     return decisions
 
 
-def refused(app: App, deployment: str) -> datetime:
-    """Note that the deployment refused a batch. Return until when everybody waits."""
+def refused(app: App, part: Part) -> datetime:
+    """Note that a part's deployment refused its batch. Return until when everybody waits."""
     now = clock.now()
     first_wait = timedelta(seconds=app.settings.quota_backoff_seconds)
     noted = app.ledger.note_deployment(
-        deployment, lambda known: admission.refused(known, first_wait=first_wait, now=now)
+        part.deployment, lambda known: admission.refused(known, part, first_wait=first_wait, now=now)
     )
-    journal.warn("deployment_refuses", deployment=deployment, refusals=noted.refusals, until=noted.not_before)
+    journal.warn("deployment_refuses", deployment=part.deployment, refusals=noted.refusals, until=noted.not_before)
     return noted.not_before or now
 
 

@@ -126,7 +126,7 @@ def _send(app: App, held: Held[Part], *, cancelled: bool) -> None:
         _open(app, held, batch)
         quota.told(app, held.row, enqueued)
     except TokenLimitError as error:
-        until = quota.refused(app, held.row.deployment)
+        until = quota.refused(app, held.row)
         _wait(app, held, until, Wait(reason="token_limit", message=str(error)), creating_at=None, admitted_at=None)
     except FileQuotaError as error:
         wait_seconds = 0 if _delete_finished_files(app) else app.settings.quota_backoff_seconds

@@ -385,7 +385,7 @@ def test_the_correction_comes_to_what_the_service_really_counts(start: float, re
 def refusals_in_a_row(count: int) -> list[Deployment]:
     known, now, told = deployment(), NOON, []
     for _ in range(count):
-        known = refused(known, first_wait=FIRST_WAIT, now=now)
+        known = refused(known, waiting(10), first_wait=FIRST_WAIT, now=now)
         told.append(known)
         assert known.not_before is not None
         now = known.not_before
@@ -402,10 +402,20 @@ def test_each_refusal_counts() -> None:
 
 
 def test_batches_that_are_refused_together_count_once() -> None:
-    first = refused(deployment(), first_wait=FIRST_WAIT, now=NOON)
-    assert refused(first, first_wait=FIRST_WAIT, now=NOON) == first
-    assert refused(first, first_wait=FIRST_WAIT, now=NOON + FIRST_WAIT - timedelta(seconds=1)) == first
-    assert refused(first, first_wait=FIRST_WAIT, now=NOON + FIRST_WAIT) != first
+    part = waiting(10)
+    first = refused(deployment(), part, first_wait=FIRST_WAIT, now=NOON)
+    assert refused(first, part, first_wait=FIRST_WAIT, now=NOON) == first
+    assert refused(first, part, first_wait=FIRST_WAIT, now=NOON + FIRST_WAIT - timedelta(seconds=1)) == first
+    assert refused(first, part, first_wait=FIRST_WAIT, now=NOON + FIRST_WAIT) != first
+
+
+def test_the_tokens_of_batches_that_are_refused_count_no_more() -> None:
+    two = [waiting(30, number=1), waiting(50, number=2)]
+    known = reserved(deployment(), decided(two), enqueued=20, now=NOON)
+    assert known.enqueued == 100
+    for part in two:
+        known = refused(known, part, first_wait=FIRST_WAIT, now=NOON)
+    assert (known.enqueued, known.refusals) == (20, 1)
 
 
 @pytest.mark.parametrize(
