@@ -154,12 +154,10 @@ class Pipeline(RuleBasedStateMachine):
         job_id = _pick(list(self.world.begun), pick)
 
         def step(app: App) -> None:
-            job = self.world.job_in_hand(job_id)
             with contextlib.suppress(JobFinishedError):
                 answer = cancel(app, job_id)
                 if isinstance(answer, Job):
-                    assert job is not None
-                    self.cancelled.add((job_id, job.retried_at))
+                    self.cancelled.add((job_id, answer.retried_at))
 
         self._run(step, _turn(luck))
 
