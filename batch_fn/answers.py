@@ -155,5 +155,5 @@ class Answers:
 
 
 def _chunks(file: IO[bytes]) -> Iterator[bytes]:
-    while chunk := file.read(1024 * 1024):
+    while chunk := file.read(64 * 1024):  # of this size the C library has one at hand
         yield chunk
