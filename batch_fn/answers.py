@@ -96,6 +96,10 @@ class Answers:
         number = self._places.get(custom_id)
         return None if number is None else as_place(number)
 
+    def forget_places(self) -> None:
+        """Give back what is held for `place`; `file` and `read` go on."""
+        self._places = {}
+
     def file(self, number: int) -> IO[bytes]:
         """Return the output (0) or error file (1)."""
         return self._files[number]

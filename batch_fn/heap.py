@@ -1,7 +1,7 @@
 """The C library's heap: glibc is told to keep one, and to give back what is free; elsewhere nothing is done.
 
-Left alone, glibc makes a heap for each thread, and what lies free in the midst of each stays with the process: 8 MB of
-the peak with a drop of 200 MB, 20 MB with one of 1 GB. Python's threads take turns anyway, so that one heap serves them.
+Left alone, glibc makes a heap for each thread, and what lies free in the midst of each stays with the process: 6 MB of
+the peak with a drop of 200 MB, 19 MB with one of 1 GB. Python's threads take turns anyway, so one heap serves them.
 An environment variable would do, but on Azure a worker may be running before the app's settings are known.
 """
 
