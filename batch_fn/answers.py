@@ -96,6 +96,10 @@ class Answers:
         number = self._places.get(custom_id)
         return None if number is None else as_place(number)
 
+    def forget_places(self) -> None:
+        """Give back what is held for `place`; `file` and `read` go on."""
+        self._places = {}
+
     def file(self, number: int) -> IO[bytes]:
         """Return the output (0) or error file (1)."""
         return self._files[number]
@@ -155,5 +159,5 @@ class Answers:
 
 
 def _chunks(file: IO[bytes]) -> Iterator[bytes]:
-    while chunk := file.read(1024 * 1024):
+    while chunk := file.read(64 * 1024):  # of this size the C library has one at hand
         yield chunk

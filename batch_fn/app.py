@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from batch_fn import telemetry
+from batch_fn import heap, telemetry
 from batch_fn.settings import Settings
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ def start() -> App:
     # The Azure SDK logs two INFO records for each call it makes; the OpenAI client's HTTP library logs one.
     for name in ("azure.core.pipeline.policies.http_logging_policy", "httpx2"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    heap.keep_one()
     settings = Settings.read()
     telemetry.start(settings.telemetry)
     return App(settings)

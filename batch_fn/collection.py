@@ -100,6 +100,8 @@ class Settling:
     def run(self) -> bool:
         """Sort the part's lines, and write down what came of it. Return whether that is durable now."""
         self._sort()
+        if self._member is None:  # nobody else asks, and the job may now be finished, which takes memory of its own
+            self._answers.forget_places()
         return self._write_down()
 
     def _sort(self) -> None:

@@ -157,8 +157,8 @@ class OpenAIBatches:
                     self._client.files.with_streaming_response.content(file_id) as answer,
                     to.open("wb") as f,
                 ):
-                    for chunk in answer.iter_bytes(1024 * 1024):
-                        f.write(chunk)
+                    for piece in answer.iter_bytes():
+                        f.write(piece)
             except ServiceTroubleError as trouble:
                 if not tries_left:
                     raise

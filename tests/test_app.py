@@ -88,6 +88,7 @@ def test_of_the_app_itself_only_what_every_trigger_needs_is_loaded(loaded: dict[
     assert [name for name in loaded["app"] if name.startswith("batch_fn")] == [
         "batch_fn",
         "batch_fn.app",
+        "batch_fn.heap",
         "batch_fn.journal",
         "batch_fn.queues",
         "batch_fn.settings",
