@@ -241,7 +241,7 @@ def _read_ahead(
     try:
         first = chunk(offset, chunk_bytes if length is None else min(chunk_bytes, length), etag)
     except HttpResponseError as error:
-        if error.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+        if not offset and error.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             return  # it is empty
         raise
     version = first.properties.etag.strip('"')
