@@ -17,7 +17,7 @@ from azure.core.exceptions import HttpResponseError, ResourceNotFoundError, Serv
 
 from batch_fn.admission import Deployment
 from batch_fn.app import App
-from batch_fn.containers import CHUNK_BYTES, Drop, DropGoneError
+from batch_fn.containers import BLOCK_BYTES, CHUNK_BYTES, Drop, DropGoneError
 from batch_fn.jobs import Job, Part, ServiceBatch, ServiceError
 from batch_fn.ledger import (
     HISTORY_PAGE,
@@ -398,7 +398,7 @@ class FakeContainers(_StorageHand):
             raise ResourceNotFoundError(f"{container}/{name}")
         yield blob.content[offset:][:length]
 
-    def writer(self, container: str, name: str, block_bytes: int = CHUNK_BYTES) -> "FakeWriter":  # noqa: ARG002
+    def writer(self, container: str, name: str, block_bytes: int = BLOCK_BYTES) -> "FakeWriter":  # noqa: ARG002
         return FakeWriter(self, container, name)
 
     def write(self, container: str, name: str, content: Iterable[bytes]) -> str | None:
