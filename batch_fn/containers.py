@@ -40,6 +40,14 @@ class DropGoneError(Exception):
     """The version of the drop that was to be read is there no more: it was overwritten or deleted."""
 
 
+class BlobChangedError(Exception):
+    """A blob is not what it was when its replacement was begun: another instance has written it meanwhile."""
+
+
+ANY_VERSION = "*"
+"""Of a blob that is replaced, whatever it is."""
+
+
 class Drop(NamedTuple):
     """One version of a blob in the inbox."""
 
@@ -147,9 +155,14 @@ class Containers:
             return
         yield from _read_ahead(self._blob(container, name), offset, length, chunk_bytes=chunk_bytes)
 
-    def writer(self, container: str, name: str, block_bytes: int = BLOCK_BYTES) -> "Writer":
-        """Return a writer for a blob; until it is closed, what was there before stays to be seen."""
-        return Writer(self._blob(container, name), f"{container}/{name}", block_bytes)
+    def writer(
+        self, container: str, name: str, block_bytes: int = BLOCK_BYTES, over: str | None = ANY_VERSION
+    ) -> "Writer":
+        """Return a writer for a blob; until it is closed, what was there before stays to be seen.
+
+        `over` is the version that is to be replaced, None where there is to be no such blob.
+        """
+        return Writer(self._blob(container, name), f"{container}/{name}", block_bytes, over)
 
     def write(self, container: str, name: str, content: Iterable[bytes]) -> str | None:
         """Write a blob of lines whole. Return its place, as container/name, None if there was no line."""
@@ -158,14 +171,21 @@ class Containers:
                 writer.write(piece)
         return writer.place
 
-    def write_report(self, path: str, report: Any) -> str:
-        """Write a job's report. Return its place, as container/name."""
+    def write_report(self, path: str, report: Any, over: str | None = ANY_VERSION) -> str:
+        """Write a job's report, over that version of it. Return its place, as container/name.
+
+        Raises:
+            BlobChangedError: if the report is another one by now.
+        """
         from azure.storage.blob import ContentSettings
 
         container = self._settings.reports_container
         document = msgspec.json.format(msgspec.json.encode(report), indent=2)
         json = ContentSettings(content_type="application/json")
-        self._blob(container, f"{path}.json").upload_blob(document, overwrite=True, content_settings=json)
+        with _replacing(over) as condition:
+            self._blob(container, f"{path}.json").upload_blob(
+                document, overwrite=True, content_settings=json, **condition
+            )
         return f"{container}/{path}.json"
 
     def report(self, path: str) -> dict[str, Any] | None:
@@ -186,16 +206,21 @@ class Containers:
             raise FileNotFoundError(self.kept(path))
         return found
 
-    def is_there(self, container: str, name: str) -> bool:
-        """Return whether there is such a blob."""
-        return bool(self._blob(container, name).exists())
-
-    def remove(self, container: str, name: str) -> None:
-        """Delete a blob; one that is gone already is fine."""
+    def version(self, container: str, name: str) -> str | None:
+        """Return the ETag of a blob as it is now, None if there is no such blob."""
         from azure.core.exceptions import ResourceNotFoundError
 
-        with contextlib.suppress(ResourceNotFoundError):
-            self._blob(container, name).delete_blob()
+        try:
+            return str(self._blob(container, name).get_blob_properties().etag).strip('"')
+        except ResourceNotFoundError:
+            return None
+
+    def remove(self, container: str, name: str, version: str = ANY_VERSION) -> None:
+        """Delete a blob, or that version of it; one that is gone already is fine."""
+        from azure.core.exceptions import ResourceModifiedError, ResourceNotFoundError
+
+        with contextlib.suppress(ResourceModifiedError, ResourceNotFoundError):
+            self._blob(container, name).delete_blob(**({} if version == ANY_VERSION else _if_still(version)))
 
     def url(self, container: str, name: str) -> str:
         """Return the URL of a blob, or of a folder of blobs."""
@@ -299,6 +324,19 @@ def _if_still(etag: str) -> dict[str, Any]:
     return {"etag": f'"{etag}"', "match_condition": MatchConditions.IfNotModified}
 
 
+@contextlib.contextmanager
+def _replacing(version: str | None) -> Iterator[dict[str, Any]]:
+    """Give the condition for a write over that version of a blob. Raises: BlobChangedError if it is another by now."""
+    from azure.core import MatchConditions
+    from azure.core.exceptions import ResourceExistsError, ResourceModifiedError
+
+    missing = {"match_condition": MatchConditions.IfMissing}
+    try:
+        yield {} if version == ANY_VERSION else missing if version is None else _if_still(version)
+    except (ResourceExistsError, ResourceModifiedError) as error:
+        raise BlobChangedError(f"Another instance has written the blob: {error.reason}") from error
+
+
 def _wait_for_copy(blob: "BlobClient", status: str | None) -> None:
     """Wait until the copy is there; within one account it mostly is at once, or soon after."""
     seconds = FIRST_COPY_POLL_SECONDS
@@ -314,11 +352,13 @@ def _wait_for_copy(blob: "BlobClient", status: str | None) -> None:
 class Writer:
     """Writes one blob, a block at a time; the blob appears, whole, when the writer is closed without an error.
 
-    Nothing is written if nothing was given: `place` is None then.
+    Nothing is written if nothing was given: `place` is None then. To be closed raises BlobChangedError if the version
+    that was to be replaced is there no more.
     """
 
-    def __init__(self, blob: "BlobClient", place: str, block_bytes: int) -> None:
+    def __init__(self, blob: "BlobClient", place: str, block_bytes: int, over: str | None) -> None:
         self._blob = blob
+        self._over = over
         self._block_bytes = block_bytes
         self._place = place
         self._held = bytearray()
@@ -326,6 +366,8 @@ class Writer:
         self._pool: ThreadPoolExecutor | None = None
         self._on_their_way: deque[Future[Any]] = deque()
         self.lines = 0
+        self.version: str | None = None
+        """ETag of the blob, once it is written."""
 
     @property
     def place(self) -> str | None:
@@ -369,10 +411,14 @@ class Writer:
 
         jsonl = ContentSettings(content_type="application/jsonl")
         if not self._blocks:
-            self._blob.upload_blob(bytes(self._held), overwrite=True, content_settings=jsonl)
+            with _replacing(self._over) as condition:
+                done = self._blob.upload_blob(bytes(self._held), overwrite=True, content_settings=jsonl, **condition)
+            self.version = str(done["etag"]).strip('"')
             return
         if self._held:
             self._stage()
         while self._on_their_way:
             self._on_their_way.popleft().result()
-        self._blob.commit_block_list(self._blocks, content_settings=jsonl)
+        with _replacing(self._over) as condition:
+            done = self._blob.commit_block_list(self._blocks, content_settings=jsonl, **condition)
+        self.version = str(done["etag"]).strip('"')

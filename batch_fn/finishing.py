@@ -8,13 +8,13 @@ import contextlib
 from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from batch_fn import clock, journal
 from batch_fn.app import App
-from batch_fn.containers import BLOCK_BYTES, LEAST_CHUNK_BYTES, DropGoneError
+from batch_fn.containers import BLOCK_BYTES, LEAST_CHUNK_BYTES, BlobChangedError, DropGoneError
 from batch_fn.jobs import REPORTED_FINDINGS, Job, JobState, Outcome, Part, outcome, service_findings, work_folder
 from batch_fn.ledger import ConflictError, Finished, Held, Work
 from batch_fn.reports import report, stamp
@@ -47,18 +47,46 @@ def finish(app: App, work: Work, last: tuple[Part, Iterator[Final]] | None = Non
     Raises:
         DoesNotAddUpError: if the results are not exactly the job's requests.
     """
-    with _finishing(app, work.job) as job:
-        if job is None:
-            return False
-        # Reports are written by jobs that finish: one that was not at it yet, and never retried, has none to look for.
-        begun = work.job.row.state is JobState.FINISHING or job.row.retried_at is not None
-        found = app.containers.report(job.row.path) if begun else None
-        if found is not None and is_of(job.row, found):
-            document = found
-        else:
-            document = _write_results(app, job.row, _settled(work, last[0] if last else None), last, former=found)
-        _conclude(app, Work(job, work.parts), document, again=document is found)
-        return True
+    try:
+        with _finishing(app, work.job) as job:
+            if job is None:
+                return False
+            _finish(app, job, work, last)
+    except (BlobChangedError, ConflictError):
+        journal.warn("job_overtaken", job_id=work.job.row.job_id)  # if it was not, the tick sends for it again
+        return False
+    return True
+
+
+def _finish(app: App, job: Held[Job], work: Work, last: tuple[Part, Iterator[Final]] | None) -> None:
+    # Reports are written by jobs that finish: one that was not at it yet, and never retried, has none to look for.
+    begun = work.job.row.state is JobState.FINISHING or job.row.retried_at is not None
+    # What is written goes over what is there now: whoever stops in the midst of it must not go on over a retry's.
+    over = _versions(app, job.row) if begun else _Versions()
+    found = app.containers.report(job.row.path) if begun else None
+    if found is not None and is_of(job.row, found):
+        document = found
+    else:
+        parts = _settled(work, last[0] if last else None)
+        document = _write_results(app, job.row, parts, last, former=found, over=over)
+    _conclude(app, Work(job, work.parts), document, again=document is found)
+
+
+class _Versions(NamedTuple):
+    """The versions of a job's blobs; None for one that is not there."""
+
+    output: str | None = None
+    errors: str | None = None
+    report: str | None = None
+
+
+def _versions(app: App, job: Job) -> _Versions:
+    settings, version = app.settings, app.containers.version
+    return _Versions(
+        output=version(settings.output_container, f"{job.path}.jsonl"),
+        errors=version(settings.errors_container, f"{job.path}.jsonl"),
+        report=version(settings.reports_container, f"{job.path}.json"),
+    )
 
 
 def is_of(job: Job, document: dict[str, Any] | None) -> bool:
@@ -159,13 +187,14 @@ def _write_results(
     last: tuple[Part, Iterator[Final]] | None,
     *,
     former: dict[str, Any] | None,
+    over: _Versions,
 ) -> dict[str, Any]:
     """Write output, errors and report; `former` is the report before the job was retried. Return the report."""
     settings, containers = app.settings, app.containers
-    output = containers.writer(settings.output_container, f"{job.path}.jsonl")
-    errors = containers.writer(settings.errors_container, f"{job.path}.jsonl")
+    output = containers.writer(settings.output_container, f"{job.path}.jsonl", over=over.output)
+    errors = containers.writer(settings.errors_container, f"{job.path}.jsonl", over=over.errors)
     previous = 0
-    with output, errors:
+    with errors, output:  # the output comes first: a retry makes more of it, and may leave no errors
         for final in merge(_streams(app, parts, last)):
             if final.line <= previous:
                 raise DoesNotAddUpError(f"Line {final.line} of job {job.job_id} has two results.")
@@ -188,7 +217,12 @@ def _write_results(
         former=former,
         prices=settings.prices,
     )
-    containers.write_report(job.path, document)
+    try:
+        containers.write_report(job.path, document, over.report)
+    except BlobChangedError:
+        if errors.version is not None and is_over(app, job):  # a retry has left none: these are of before
+            containers.remove(settings.errors_container, f"{job.path}.jsonl", errors.version)
+        raise
     return document
 
 

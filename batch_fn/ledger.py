@@ -327,12 +327,29 @@ class Ledger:
         self._transact([_operation(change) for change in together])
 
     def finish(self, finished: Finished) -> None:
-        """Enter the job into the history; doing it again changes nothing."""
+        """Enter the job into the history; doing it again changes nothing.
+
+        Raises:
+            ConflictError: if a later run of the job, which was retried, is in the history already.
+        """
+        from azure.core import MatchConditions
+        from azure.core.exceptions import ResourceExistsError, ResourceModifiedError
         from azure.data.tables import UpdateMode
 
         partition, row = _history_key(finished.job_id)
-        # Replaced, not merged: what the run before a retry had and this one has not must go.
-        self._jobs.upsert_entity({"PartitionKey": partition, "RowKey": row, **_columns(finished)}, UpdateMode.REPLACE)
+        entity = {"PartitionKey": partition, "RowKey": row, **_columns(finished)}
+        while True:
+            with contextlib.suppress(ResourceExistsError):
+                self._jobs.create_entity(entity)
+                return
+            found = self._jobs.get_entity(partition, row)
+            if _row(Finished, found).attempts > finished.attempts:
+                raise ConflictError
+            etag, if_still = found.metadata["etag"], MatchConditions.IfNotModified
+            with contextlib.suppress(ResourceModifiedError):
+                # Replaced, not merged: what the run before a retry had and this one has not must go.
+                self._jobs.update_entity(entity, UpdateMode.REPLACE, etag=etag, match_condition=if_still)
+                return
 
     def forget(self, work: Work) -> None:
         """Delete the job's rows from work, its own last: as long as that one stands, the rest can be found.

@@ -134,7 +134,7 @@ def _retried(app: App, finished: Finished) -> Job:
     )
     former, settings = app.containers.report(job.path), app.settings
     places = (settings.archive_container, settings.errors_container)
-    if former is None or not all(app.containers.is_there(place, f"{job.path}.jsonl") for place in places):
+    if former is None or None in [app.containers.version(place, f"{job.path}.jsonl") for place in places]:
         raise NothingToRetryError(
             f"The report of job {job_id}, its errors or its copy in {settings.archive_container} is gone. "
             "Drop a file with its failed lines."

@@ -8,7 +8,7 @@ import pytest
 from azure.storage.blob import BlobClient, BlobServiceClient, ContainerClient
 
 from batch_fn.app import App
-from batch_fn.containers import AHEAD, BLOCK_BYTES, CHUNK_BYTES, Containers, Drop, DropGoneError
+from batch_fn.containers import AHEAD, BLOCK_BYTES, CHUNK_BYTES, BlobChangedError, Containers, Drop, DropGoneError
 from batch_fn.settings import Settings
 from devkit.azurite import Azurite
 from devkit.stack import provision
@@ -332,3 +332,33 @@ def test_all_that_a_job_has_in_the_work_container_is_deleted_and_nothing_else(
         assert not any(is_there(settings, work, name) for name in own)
         assert all(is_there(settings, work, name) for name in others)
     assert is_there(settings, settings.output_container, own[0])
+
+
+def test_what_another_has_written_meanwhile_is_left_alone(containers: Containers, settings: Settings) -> None:
+    place = (settings.output_container, NAME)
+    assert containers.version(*place) is None
+    with containers.writer(*place, over=None) as writer:
+        writer.write(LINE)
+    version = containers.version(*place)
+    assert version == writer.version is not None
+    for over, lines in ((None, 1), ("0x0", 1), (None, 2 * BLOCK_BYTES // len(LINE))):
+        late = containers.writer(*place, over=over)
+        with pytest.raises(BlobChangedError), late:
+            for _ in range(lines):
+                late.write(LINE)
+    containers.remove(*place, version="0x0")
+    assert containers.version(*place) == version
+    with containers.writer(*place, over=version) as writer:
+        writer.write(LINE)
+    containers.remove(*place, version=writer.version or "")
+    assert containers.version(*place) is None
+
+
+def test_a_report_goes_over_none_but_the_one_it_is_to_replace(containers: Containers, settings: Settings) -> None:
+    containers.write_report("sales/monday", {"status": "failed"}, None)
+    version = containers.version(settings.reports_container, "sales/monday.json")
+    for over in (None, "0x0"):
+        with pytest.raises(BlobChangedError):
+            containers.write_report("sales/monday", {"status": "succeeded"}, over)
+    containers.write_report("sales/monday", {"status": "succeeded"}, version)
+    assert containers.report("sales/monday") == {"status": "succeeded"}

@@ -283,6 +283,15 @@ def test_a_note_that_changes_nothing_is_not_written(ledger: Ledger) -> None:
 # The end
 
 
+def test_a_run_of_a_job_does_not_take_the_place_of_a_later_one_in_the_history(ledger: Ledger) -> None:
+    retried = msgspec.structs.replace(FINISHED, attempts=FINISHED.attempts + 1, cost=None)
+    ledger.finish(FINISHED)
+    ledger.finish(retried)
+    with pytest.raises(ConflictError):
+        ledger.finish(FINISHED)
+    assert ledger.finished(FINISHED.job_id) == retried
+
+
 def test_a_finished_job_is_in_the_history_and_entering_it_again_changes_nothing(ledger: Ledger) -> None:
     ledger.finish(FINISHED)
     ledger.finish(FINISHED)
@@ -410,8 +419,10 @@ def test_every_field_of_a_job_and_a_part_comes_back(rows_of_all_kinds: Ledger, j
 @few
 @given(history=histories)
 def test_every_field_of_a_finished_job_comes_back(rows_of_all_kinds: Ledger, history: Finished) -> None:
+    own = f"{JOB_ID}-{uuid.uuid4()}"
+    history = msgspec.structs.replace(history, job_id=own)
     rows_of_all_kinds.finish(history)
-    assert rows_of_all_kinds.finished(JOB_ID) == history
+    assert rows_of_all_kinds.finished(own) == history
 
 
 @few

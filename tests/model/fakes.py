@@ -17,7 +17,7 @@ from azure.core.exceptions import HttpResponseError, ResourceNotFoundError, Serv
 
 from batch_fn.admission import Deployment
 from batch_fn.app import App
-from batch_fn.containers import BLOCK_BYTES, CHUNK_BYTES, Drop, DropGoneError
+from batch_fn.containers import ANY_VERSION, BLOCK_BYTES, CHUNK_BYTES, BlobChangedError, Drop, DropGoneError
 from batch_fn.jobs import Job, Part, ServiceBatch, ServiceError
 from batch_fn.ledger import (
     HISTORY_PAGE,
@@ -245,6 +245,9 @@ class FakeLedger(_StorageHand):
     def finish(self, finished: Finished) -> None:
         if not self.world.job_reported(finished.job_id):
             self.world.breaks(f"{finished.job_id} entered the history before its report was there")
+        known = self.world.history.get(finished.job_id)
+        if known is not None and known.attempts > finished.attempts:
+            raise ConflictError
         self.world.history[finished.job_id] = finished
 
     @writes
@@ -366,11 +369,15 @@ class FakeContainers(_StorageHand):
         return Drop(container, name, blob.etag, len(blob.content), blob.last_modified, blob.metadata)
 
     @reads
-    def is_there(self, container: str, name: str) -> bool:
-        return (container, name) in self.world.blobs
+    def version(self, container: str, name: str) -> str | None:
+        blob = self.world.blobs.get((container, name))
+        return blob.etag if blob else None
 
     @writes
-    def remove(self, container: str, name: str) -> None:
+    def remove(self, container: str, name: str, version: str = ANY_VERSION) -> None:
+        found = self.world.blobs.get((container, name))
+        if found is None or version not in {ANY_VERSION, found.etag}:
+            return
         self.world.loses(name)
         self.world.blobs.pop((container, name), None)
 
@@ -398,8 +405,14 @@ class FakeContainers(_StorageHand):
             raise ResourceNotFoundError(f"{container}/{name}")
         yield blob.content[offset:][:length]
 
-    def writer(self, container: str, name: str, block_bytes: int = BLOCK_BYTES) -> "FakeWriter":  # noqa: ARG002
-        return FakeWriter(self, container, name)
+    def writer(
+        self,
+        container: str,
+        name: str,
+        block_bytes: int = BLOCK_BYTES,  # noqa: ARG002
+        over: str | None = ANY_VERSION,
+    ) -> "FakeWriter":
+        return FakeWriter(self, container, name, over)
 
     def write(self, container: str, name: str, content: Iterable[bytes]) -> str | None:
         with self.writer(container, name) as writer:
@@ -407,8 +420,8 @@ class FakeContainers(_StorageHand):
                 writer.write(piece)
         return writer.place
 
-    def write_report(self, path: str, report: Any) -> str:
-        self._put(SETTINGS.reports_container, f"{path}.json", msgspec.json.encode(report))
+    def write_report(self, path: str, report: Any, over: str | None = ANY_VERSION) -> str:
+        self._put(SETTINGS.reports_container, f"{path}.json", msgspec.json.encode(report), over)
         return f"{SETTINGS.reports_container}/{path}.json"
 
     @reads
@@ -444,17 +457,22 @@ class FakeContainers(_StorageHand):
             del self.world.blobs[SETTINGS.work_container, name]
 
     @writes
-    def _put(self, container: str, name: str, content: bytes) -> None:
+    def _put(self, container: str, name: str, content: bytes, over: str | None) -> str:
+        found = self.world.blobs.get((container, name))
+        if over not in {ANY_VERSION, found.etag if found else None}:
+            raise BlobChangedError(name)
         self.world.put(container, name, content)
+        return self.world.blobs[container, name].etag
 
 
 class FakeWriter:
     """A blob that appears whole when its writer is closed without an error, as batch_fn.containers.Writer."""
 
-    def __init__(self, containers: FakeContainers, container: str, name: str) -> None:
-        self._containers, self._container, self._name = containers, container, name
+    def __init__(self, containers: FakeContainers, container: str, name: str, over: str | None) -> None:
+        self._containers, self._container, self._name, self._over = containers, container, name, over
         self._content = bytearray()
         self.lines = 0
+        self.version: str | None = None
 
     @property
     def place(self) -> str | None:
@@ -469,7 +487,7 @@ class FakeWriter:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None and self.lines:
-            self._containers._put(self._container, self._name, bytes(self._content))
+            self.version = self._containers._put(self._container, self._name, bytes(self._content), self._over)
 
 
 class FakeQueues(_StorageHand):

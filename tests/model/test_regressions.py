@@ -4,6 +4,7 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from datetime import timedelta
 from unittest import mock
 
 import pytest
@@ -14,6 +15,7 @@ from batch_fn.jobs import Job, JobState, Part, PartState
 from batch_fn.ledger import JOB_ROW, Change, Held
 from batch_fn.retrying import JobInHandError, retry
 from batch_fn.submission import submit
+from tests.model import machine
 from tests.model.fakes import FakeLedger, new_process
 from tests.model.faults import Fate
 from tests.model.machine import NAMES, Delivery, Luck, Pipeline, PipelineOnBlobs
@@ -500,6 +502,38 @@ def test_a_retry_is_held_up_while_another_begins_and_ends(mode: type[Pipeline]) 
             (late,) = _jobs_in_hand(pipeline)
             _all_rides_home(pipeline)
             assert len(pipeline.world.batches) == made + (late.attempts_before == finished.attempts)
+
+
+@BOTH_MODES
+def test_whoever_is_held_up_at_the_end_of_a_job_leaves_its_retry_alone(mode: type[Pipeline]) -> None:
+    """When it went on, it wrote what the job had come to before over the blobs, the report and the history."""
+    with mock.patch.object(machine, "STALL", timedelta(hours=1)):
+        for held_at in itertools.count():
+            with _pipeline(mode) as pipeline:
+                pipeline.a_user_drops_a_file(name=NAMES[0], kind="two lines")
+                for seconds in (0, 20):
+                    pipeline.all_goes_on_for_a_while(seconds=seconds, ends=None, luck=None)
+                for does in (Answer.ANSWERED, Answer.FAILED, End.COMPLETED):
+                    pipeline.the_service_works(pick=0, does=does)
+                pipeline.the_timer_ticks(luck=None)
+                pipeline.a_message_comes(pick=0, how=Delivery.TWICE, luck=(Fate.STALLS, held_at))
+                if not pipeline.strands:
+                    assert held_at > 1
+                    return
+                written = {container for container, _ in pipeline.world.blobs}
+                if SETTINGS.reports_container in written:
+                    return  # it is done, and says so late: messages may come at any time
+                if SETTINGS.output_container in written and SETTINGS.errors_container not in written:
+                    continue  # errors that the retry has left none of: they are there for a moment, and then taken out
+                _all_rides_home(pipeline)
+                pipeline.a_user_retries_a_job(pick=0, luck=None)
+                _all_rides_home(pipeline)
+                (finished,) = pipeline.world.history.values()
+                blobs = dict(pipeline.world.blobs)
+                assert (finished.status, finished.attempts) == ("succeeded", 2)
+                pipeline.a_process_that_was_held_up_goes_on(pick=0, dies=False)
+                assert list(pipeline.world.history.values()) == [finished]
+                assert pipeline.world.blobs == blobs
 
 
 def test_finished_files_make_room_and_those_of_a_retry_stay() -> None:
