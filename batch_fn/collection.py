@@ -229,7 +229,7 @@ class Finals:
 
     def __init__(self, answers: Answers, made: Path) -> None:
         self._answers, self._path = answers, made
-        self._lines, self._offsets, self._lengths = array("Q"), array("Q"), array("L")
+        self._lines, self._offsets, self._lengths = array("I"), array("Q"), array("I")
         self._files, self._successes = bytearray(), bytearray()
 
     def __enter__(self) -> "Finals":
