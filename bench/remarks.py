@@ -20,8 +20,8 @@ _IN_PLACE = (
 )
 
 _MEMORY = (
-    "32 MB of it are there after a first small job: the SDKs. The rest is what is held by the line, of a batch about 155 "
-    "bytes each on where answers lie, and three chunks of 1 or 2 MiB for each blob that is read or written."
+    "32 MB of it are there after a first small job: the SDKs. The rest is what is held by the line, of a batch about "
+    "155 bytes each on where answers lie, and three chunks of 1 or 2 MiB for each blob that is read or written."
 )
 _CALLS = (
     "Blobs are read and written in pieces of 1 or 2 MiB, to hold less, and each call costs about a millisecond of our "
