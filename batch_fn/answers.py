@@ -8,6 +8,7 @@ from typing import IO, NamedTuple
 
 from batch_fn import clock, journal
 from batch_fn.app import App
+from batch_fn.digests import Digests
 from batch_fn.jobs import Part, Usage
 from batch_fn.lines import lines
 from batch_fn.openai_batches import FileGoneError
@@ -35,11 +36,12 @@ class Place(NamedTuple):
 
 
 _FILE_BITS, _VERDICT_BITS, _LENGTH_BITS = 1, 2, 32
+_PLACE_BYTES = 10  # with an offset of 45 bits
 _VERDICTS = list(Verdict)
 
 
 def as_number(place: Place) -> int:
-    """Return the place as one number: for the lines of a full batch that is 10 MB less than tuples take."""
+    """Return the place as one number, as it is held."""
     small = (place.length << _VERDICT_BITS | _VERDICTS.index(place.verdict)) << _FILE_BITS | place.file
     return place.offset << (_LENGTH_BITS + _VERDICT_BITS + _FILE_BITS) | small
 
@@ -60,7 +62,7 @@ class Answers:
         self._app, self._part = app, part
         self._paths = [folder / "output", folder / "errors"]
         self._files: list[IO[bytes]] = []
-        self._places: dict[str, int] = {}
+        self._places = Digests(_PLACE_BYTES, part.requests)
         self._succeeded = 0
         self.usage = Usage()
         """Of all the answers."""
@@ -93,12 +95,12 @@ class Answers:
 
     def place(self, custom_id: str) -> Place | None:
         """Return where the answer to a request lies, None if there is none."""
-        number = self._places.get(custom_id)
+        number = self._places.get(custom_id.encode(errors="surrogatepass"))
         return None if number is None else as_place(number)
 
     def forget_places(self) -> None:
         """Give back what is held for `place`; `file` and `read` go on."""
-        self._places = {}
+        self._places = Digests(_PLACE_BYTES, 0)
 
     def file(self, number: int) -> IO[bytes]:
         """Return the output (0) or error file (1)."""
@@ -153,7 +155,7 @@ class Answers:
             earlier = self.place(result.custom_id)
             if earlier is None or earlier.verdict is not Verdict.SUCCEEDED:
                 place = Place(number, line.offset, line.length, result.verdict)
-                self._places[result.custom_id] = as_number(place)
+                self._places.put(result.custom_id.encode(errors="surrogatepass"), as_number(place))
                 self._succeeded += result.verdict is Verdict.SUCCEEDED
                 self.usage += result.usage
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 BOM = b"\xef\xbb\xbf"  # the service refuses a file that begins with one, editors on Windows write one
-BLOCK_BYTES = 128 * 1024
+TOGETHER_BYTES = 128 * 1024
 """Lines that are looked at together: few enough to stay in the processor's cache while they are."""
 
 _BLANK = b" \t\r"
@@ -87,11 +87,11 @@ def lines(chunks: Iterable[bytes], max_line_bytes: int) -> Iterator[Line]:
 
 
 def blocks(chunks: Iterable[bytes], max_line_bytes: int) -> Iterator[Block]:
-    """Yield the same lines, some at a time: of BLOCK_BYTES or of one line, whatever is more.
+    """Yield the same lines, some at a time: of TOGETHER_BYTES or of one line, whatever is more.
 
     A block of several lines has none that is longer than `max_line_bytes`.
     """
-    most = min(BLOCK_BYTES, max_line_bytes)
+    most = min(TOGETHER_BYTES, max_line_bytes)
     offset, stream = _without_bom(chunks)
     unfinished = _Unfinished(max_line_bytes)
     for chunk in stream:
