@@ -94,7 +94,7 @@ class Shapes:
 
 def _finder(raw: bytes, string: bytes) -> Find | None:
     pattern = _Writer(raw, string).pattern()
-    return pattern and re.compile(pattern + rb"\n" + _REST, re.DOTALL).findall
+    return None if pattern is None else re.compile(pattern + rb"\n" + _REST, re.DOTALL).findall
 
 
 def _checked(block: Block, shape: Shape, custom_ids: list[bytes]) -> Run:
