@@ -14,7 +14,7 @@ import msgspec
 
 from batch_fn import clock, journal
 from batch_fn.app import App
-from batch_fn.containers import BLOCK_BYTES, LEAST_CHUNK_BYTES, BlobChangedError, DropGoneError
+from batch_fn.containers import LEAST_CHUNK_BYTES, BlobChangedError, DropGoneError
 from batch_fn.jobs import REPORTED_FINDINGS, Job, JobState, Outcome, Part, outcome, service_findings, work_folder
 from batch_fn.ledger import ConflictError, Finished, Held, Work
 from batch_fn.reports import report, stamp
@@ -22,6 +22,9 @@ from batch_fn.results import Final, merge, unpack
 
 if TYPE_CHECKING:
     from batch_fn.intake import Findings
+
+KEPT_CHUNK_BYTES = 512 * 1024
+"""How much of kept results is read at a time: they are cut into lines whole, while output and errors are written."""
 
 
 class DoesNotAddUpError(Exception):
@@ -237,7 +240,7 @@ def _streams(
     for part in parts:
         first_lines.setdefault(part.number, part.source.first_line)  # lines of it are what later attempts have
     side_by_side = max(Counter(first_lines[part.number] for part in parts if part.results).values(), default=1)
-    chunk_bytes = max(LEAST_CHUNK_BYTES, BLOCK_BYTES // side_by_side)
+    chunk_bytes = max(LEAST_CHUNK_BYTES, KEPT_CHUNK_BYTES // side_by_side)
     for part in parts:
         if last is not None and part.key == last[0].key:
             yield first_lines[part.number], last[1]
