@@ -221,16 +221,18 @@ class _Drop:
 
         Of the lines past the limit of requests the first has a finding for that. The others may have none at all.
         """
+        longest = self._rules.max_line_bytes
+        too_long = bool(block.too_long) or block.end - block.begin > longest + 1  # it is a single line then
         rest: Block | None = block
         while rest is not None:
-            run = self._shapes.run(rest)
+            run = None if too_long else self._shapes.run(rest)
             if run is not None and self._is_accepted(run):
                 yield _stretch(self.next_line, run)
                 some = run.block
                 self.next_line += len(run.custom_ids)
             else:
                 some = rest.head(1) if run is None else run.block
-                for line in some.lines(self.next_line, self._rules.max_line_bytes):
+                for line in some.lines(self.next_line, longest):
                     self.next_line += 1
                     if line is not None:
                         yield from self._check_line(line)

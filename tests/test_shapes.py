@@ -211,3 +211,13 @@ def test_the_shapes_of_a_drop_are_bounded() -> None:
 def test_a_line_too_large_with_an_escape_in_a_key_or_more_around_its_body_has_no_shape(raw: bytes) -> None:
     shapes = learnt(*[raw] * (LEARN_AFTER + 1))
     assert run_of(shapes, raw) is None
+
+
+@pytest.mark.parametrize("chunk_bytes", [50, 700, 10**9])
+def test_a_line_too_long_after_lines_of_known_shapes_is_found(chunk_bytes: int) -> None:
+    long = written(90, "x" * 3000)
+    found = both_ways(
+        written(91, "a"), long, written(93, "b"), rules=Rules(max_line_bytes=500), chunk_bytes=chunk_bytes
+    )
+    assert [each.line for each in found if isinstance(each, Finding)] == [len(KNOWN) + 2]
+    assert [each.custom_id for each in found if isinstance(each, Request)] == ["id-91", "id-93"]
