@@ -20,10 +20,7 @@ if TYPE_CHECKING:
     from batch_fn.settings import Settings
 
 CHUNK_BYTES = 2 * 1024 * 1024
-"""How much is asked for at a time: each call costs a millisecond of our processor time, each chunk is held thrice."""
-
-BLOCK_BYTES = 2 * 1024 * 1024
-"""How much is sent at a time."""
+"""How much is asked for, and sent, at a time: each call costs a millisecond of our processor time."""
 
 LEAST_CHUNK_BYTES = 64 * 1024
 """The same where many blobs are read or written side by side, and share what is held."""
@@ -156,7 +153,7 @@ class Containers:
         yield from _read_ahead(self._blob(container, name), offset, length, chunk_bytes=chunk_bytes)
 
     def writer(
-        self, container: str, name: str, block_bytes: int = BLOCK_BYTES, over: str | None = ANY_VERSION
+        self, container: str, name: str, block_bytes: int = CHUNK_BYTES, over: str | None = ANY_VERSION
     ) -> "Writer":
         """Return a writer for a blob; until it is closed, what was there before stays to be seen.
 

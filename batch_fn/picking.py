@@ -4,7 +4,7 @@ import contextlib
 import itertools
 
 from batch_fn.app import App
-from batch_fn.containers import BLOCK_BYTES, LEAST_CHUNK_BYTES, Writer
+from batch_fn.containers import CHUNK_BYTES, LEAST_CHUNK_BYTES, Writer
 from batch_fn.jobs import Job, Source
 from batch_fn.lines import lines
 from batch_fn.planning import Planner
@@ -22,7 +22,7 @@ def pick(app: App, job: Job, planned: Planner, again: Planner, rules: Rules) -> 
     sources: dict[int, Source] = {}
     writers: dict[int, Writer] = {}
     container = app.settings.work_container
-    block = max(LEAST_CHUNK_BYTES, BLOCK_BYTES // max(1, len(wanted)))
+    block = max(LEAST_CHUNK_BYTES, CHUNK_BYTES // max(1, len(wanted)))
     for_check, for_lines = itertools.tee(app.containers.read(app.settings.archive_container, f"{job.path}.jsonl"))
     with contextlib.ExitStack() as open_writers:
         checked = check(for_check, rules)

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import IO, NamedTuple, cast
 
-from batch_fn.containers import BLOCK_BYTES, CHUNK_BYTES, Containers
+from batch_fn.containers import CHUNK_BYTES, Containers
 from batch_fn.jobs import Part, Source
 from batch_fn.lines import lines
 from batch_fn.requests import fill_deployment
@@ -23,8 +23,7 @@ class SourceLine(NamedTuple):
 
 def read_lines(containers: Containers, source: Source, max_line_bytes: int) -> Iterator[SourceLine]:
     """Yield the requests of a part in the drop's order."""
-    # In smaller chunks: whoever goes through lines mostly holds something for each.
-    for each in lines(read_range(containers, source, BLOCK_BYTES), max_line_bytes):
+    for each in lines(read_range(containers, source), max_line_bytes):
         if source.picked:
             number, raw = each.raw.split(b"\t", 1)
             yield SourceLine(int(number), raw)
@@ -32,9 +31,9 @@ def read_lines(containers: Containers, source: Source, max_line_bytes: int) -> I
             yield SourceLine(source.first_line + each.number - 1, each.raw)
 
 
-def read_range(containers: Containers, source: Source, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
+def read_range(containers: Containers, source: Source) -> Iterator[bytes]:
     """Yield the bytes of a part as they lie there."""
-    return containers.read(source.container, source.name, source.offset, source.length, chunk_bytes)
+    return containers.read(source.container, source.name, source.offset, source.length)
 
 
 def picked(line: SourceLine) -> bytes:

@@ -8,7 +8,7 @@ import pytest
 from azure.storage.blob import BlobClient, BlobServiceClient, ContainerClient
 
 from batch_fn.app import App
-from batch_fn.containers import AHEAD, BLOCK_BYTES, CHUNK_BYTES, BlobChangedError, Containers, Drop, DropGoneError
+from batch_fn.containers import AHEAD, CHUNK_BYTES, BlobChangedError, Containers, Drop, DropGoneError
 from batch_fn.settings import Settings
 from devkit.azurite import Azurite
 from devkit.stack import provision
@@ -230,7 +230,7 @@ def write_lines(containers: Containers, settings: Settings, count: int) -> str |
     return containers.write(settings.output_container, NAME, (LINE for _ in range(count)))
 
 
-@pytest.mark.parametrize("count", [1, BLOCK_BYTES // len(LINE), BLOCK_BYTES // len(LINE) + 1])
+@pytest.mark.parametrize("count", [1, CHUNK_BYTES // len(LINE), CHUNK_BYTES // len(LINE) + 1])
 def test_what_is_written_is_there_and_says_what_it_is(containers: Containers, settings: Settings, count: int) -> None:
     place = write_lines(containers, settings, count)
     assert place == f"{settings.output_container}/{NAME}"
@@ -245,7 +245,7 @@ def test_more_than_three_blocks_are_put_together_in_order(containers: Containers
     assert content_of(settings, place or "") == b"".join(lines)
     blob = BlobClient.from_connection_string(settings.storage or "", settings.output_container, NAME)
     committed, uncommitted = blob.get_block_list("all")
-    in_a_block = BLOCK_BYTES // len(lines[0]) + 1  # it is sent when it is full
+    in_a_block = CHUNK_BYTES // len(lines[0]) + 1  # it is sent when it is full
     assert len(committed) == math.ceil(len(lines) / in_a_block) > 3
     assert uncommitted == []
 
@@ -300,7 +300,7 @@ def test_a_block_that_does_not_arrive_leaves_what_was_there(
     place = write_lines(containers, settings, 1) or ""
     monkeypatch.setattr(BlobClient, "stage_block", lose)
     with pytest.raises(TimeoutError):  # the last block on its way is waited for before the blob is put together
-        write_lines(containers, settings, 2 * BLOCK_BYTES // len(LINE) + 1)
+        write_lines(containers, settings, 2 * CHUNK_BYTES // len(LINE) + 1)
     assert content_of(settings, place) == LINE
 
 
@@ -341,7 +341,7 @@ def test_what_another_has_written_meanwhile_is_left_alone(containers: Containers
         writer.write(LINE)
     version = containers.version(*place)
     assert version == writer.version is not None
-    for over, lines in ((None, 1), ("0x0", 1), (None, 2 * BLOCK_BYTES // len(LINE))):
+    for over, lines in ((None, 1), ("0x0", 1), (None, 2 * CHUNK_BYTES // len(LINE))):
         late = containers.writer(*place, over=over)
         with pytest.raises(BlobChangedError), late:
             for _ in range(lines):

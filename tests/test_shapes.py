@@ -122,6 +122,7 @@ some_rules = st.builds(
     deployment=st.sampled_from([None, "mini", "other"]),
     mixed=st.booleans(),
     max_requests=st.sampled_from([26, 99]),
+    max_line_bytes=st.sampled_from([250, 2**24]),
 )
 
 

@@ -17,7 +17,7 @@ from azure.core.exceptions import HttpResponseError, ResourceNotFoundError, Serv
 
 from batch_fn.admission import Deployment
 from batch_fn.app import App
-from batch_fn.containers import ANY_VERSION, BLOCK_BYTES, CHUNK_BYTES, BlobChangedError, Drop, DropGoneError
+from batch_fn.containers import ANY_VERSION, CHUNK_BYTES, BlobChangedError, Drop, DropGoneError
 from batch_fn.jobs import Job, Part, ServiceBatch, ServiceError
 from batch_fn.ledger import (
     HISTORY_PAGE,
@@ -409,7 +409,7 @@ class FakeContainers(_StorageHand):
         self,
         container: str,
         name: str,
-        block_bytes: int = BLOCK_BYTES,  # noqa: ARG002
+        block_bytes: int = CHUNK_BYTES,  # noqa: ARG002
         over: str | None = ANY_VERSION,
     ) -> "FakeWriter":
         return FakeWriter(self, container, name, over)
