@@ -3,9 +3,10 @@
 import azure.functions as func
 import azurefunctions.extensions.bindings.blob as blob
 
+from batch_fn.api import routes
 from batch_fn.app import start
-from batch_fn.queues import read_errand
-from batch_fn.telemetry import step
+from batch_fn.runtime.telemetry import step
+from batch_fn.storage.queues import read_errand
 
 here = start()
 settings = here.settings
@@ -21,7 +22,7 @@ app = func.FunctionApp()
 )
 def drop(client: blob.BlobClient) -> None:
     """A file was dropped into the inbox: check it, and make it a job or a report of what is wrong."""
-    from batch_fn.intake import take_in
+    from batch_fn.steps.intake import take_in
 
     with step("drop"):
         take_in(here, client)
@@ -31,7 +32,7 @@ def drop(client: blob.BlobClient) -> None:
 @app.queue_trigger(arg_name="message", queue_name=settings.drop_queue, connection="BatchStorage")
 def drop_found(message: func.QueueMessage) -> None:
     """The tick found a drop whose event was lost, or whose first reader died."""
-    from batch_fn.intake import take_in_found
+    from batch_fn.steps.resume import take_in_found
 
     errand = read_errand(message.get_body())
     with step("drop_found", errand.job_id):
@@ -42,7 +43,7 @@ def drop_found(message: func.QueueMessage) -> None:
 @app.queue_trigger(arg_name="message", queue_name=settings.submit_queue, connection="BatchStorage")
 def submit(message: func.QueueMessage) -> None:
     """A part waits: make it a batch at the service."""
-    from batch_fn.submission import submit
+    from batch_fn.steps.submission import submit
 
     errand = read_errand(message.get_body())
     with step("submit", errand.job_id):
@@ -53,7 +54,7 @@ def submit(message: func.QueueMessage) -> None:
 @app.queue_trigger(arg_name="message", queue_name=settings.collect_queue, connection="BatchStorage")
 def collect(message: func.QueueMessage) -> None:
     """A batch has ended: bring its results home, and finish the job if it was the last one."""
-    from batch_fn.collection import collect
+    from batch_fn.steps.collection import collect
 
     errand = read_errand(message.get_body())
     with step("collect", errand.job_id):
@@ -64,7 +65,7 @@ def collect(message: func.QueueMessage) -> None:
 @app.timer_trigger(arg_name="timer", schedule=settings.tick_schedule)
 def tick(timer: func.TimerRequest, context: func.Context) -> None:  # noqa: ARG001 - the host passes it
     """Ask the service about the open batches, and put back on its way what was left behind."""
-    from batch_fn.polling import tick
+    from batch_fn.steps.polling import tick
 
     # What a thread of ours logs counts as this invocation's only if the thread says so.
     with step("tick"):
@@ -75,14 +76,14 @@ def tick(timer: func.TimerRequest, context: func.Context) -> None:  # noqa: ARG0
 @app.queue_trigger(arg_name="message", queue_name="webjobs-blobtrigger-poison", connection="BatchStorage")
 def drop_poisoned(message: func.QueueMessage) -> None:
     """The host gave up on a drop's event: have it tried again, and at last reported."""
-    from batch_fn.poison import poisoned_event
+    from batch_fn.steps.poison import poisoned_event
 
     with step("drop_poisoned"):
         poisoned_event(here, message.get_body())
 
 
 def _poisoned(message: func.QueueMessage) -> None:
-    from batch_fn.poison import poisoned_errand
+    from batch_fn.steps.poison import poisoned_errand
 
     with step("errand_poisoned"):
         poisoned_errand(here, message.get_body())
@@ -113,7 +114,7 @@ def collect_poisoned(message: func.QueueMessage) -> None:
 @app.route("dashboard", trigger_arg_name="request", methods=["GET"], auth_level=func.AuthLevel.ANONYMOUS)
 def dashboard(request: func.HttpRequest) -> func.HttpResponse:  # noqa: ARG001 - the host passes it
     """Return the page; it holds no data, and asks for the key that the API wants."""
-    from batch_fn.dashboard import headers, page
+    from batch_fn.api.dashboard import headers, page
 
     return func.HttpResponse(page(), headers=headers(), mimetype="text/html", charset="utf-8")
 
@@ -122,71 +123,63 @@ def dashboard(request: func.HttpRequest) -> func.HttpResponse:  # noqa: ARG001 -
 @app.route("jobs", trigger_arg_name="request", methods=["GET"], auth_level=func.AuthLevel.FUNCTION)
 def jobs(request: func.HttpRequest) -> func.HttpResponse:
     """Return a page of jobs."""
-    from batch_fn import http_api
 
-    return http_api.jobs(here, request)
+    return routes.jobs(here, request)
 
 
 @app.function_name("job")
 @app.route("jobs/{id}", trigger_arg_name="request", methods=["GET"], auth_level=func.AuthLevel.FUNCTION)
 def job(request: func.HttpRequest) -> func.HttpResponse:
     """Return one job."""
-    from batch_fn import http_api
 
-    return http_api.job(here, request)
+    return routes.job(here, request)
 
 
 @app.function_name("cancel")
 @app.route("jobs/{id}/cancel", trigger_arg_name="request", methods=["POST"], auth_level=func.AuthLevel.FUNCTION)
 def cancel(request: func.HttpRequest) -> func.HttpResponse:
     """Cancel a job."""
-    from batch_fn import http_api
 
     with step("cancel"):
-        return http_api.cancel(here, request)
+        return routes.cancel(here, request)
 
 
 @app.function_name("retry")
 @app.route("jobs/{id}/retry", trigger_arg_name="request", methods=["POST"], auth_level=func.AuthLevel.FUNCTION)
 def retry(request: func.HttpRequest) -> func.HttpResponse:
     """Send a finished job's failed lines again."""
-    from batch_fn import http_api
 
     with step("retry"):
-        return http_api.retry(here, request)
+        return routes.retry(here, request)
 
 
 @app.function_name("batches")
 @app.route("batches", trigger_arg_name="request", methods=["GET"], auth_level=func.AuthLevel.FUNCTION)
 def batches(request: func.HttpRequest) -> func.HttpResponse:
     """Return a page of the service's batches."""
-    from batch_fn import http_api
 
-    return http_api.batches(here, request)
+    return routes.batches(here, request)
 
 
 @app.function_name("deployments")
 @app.route("deployments", trigger_arg_name="request", methods=["GET"], auth_level=func.AuthLevel.FUNCTION)
 def deployments(request: func.HttpRequest) -> func.HttpResponse:
     """Return each deployment's quota."""
-    from batch_fn import http_api
 
-    return http_api.deployments(here, request)
+    return routes.deployments(here, request)
 
 
 @app.function_name("health")
 @app.route("health", trigger_arg_name="request", methods=["GET"], auth_level=func.AuthLevel.FUNCTION)
 def health(request: func.HttpRequest) -> func.HttpResponse:
     """Return whether all that the app rests on is well."""
-    from batch_fn import http_api
 
-    return http_api.health(here, request)
+    return routes.health(here, request)
 
 
 @app.function_name("usage")
 @app.route("usage", trigger_arg_name="request", methods=["GET"], auth_level=func.AuthLevel.FUNCTION)
 def usage(request: func.HttpRequest) -> func.HttpResponse:
     """Return what the finished jobs of each day came to."""
-    from batch_fn import http_api
 
-    return http_api.usage(here, request)
+    return routes.usage(here, request)

@@ -2,7 +2,7 @@
 
 import sys
 
-from batch_fn.command_line import main
+from batch_fn.cli.commands import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

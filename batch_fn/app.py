@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from batch_fn import heap, telemetry
+from batch_fn.runtime import memory, telemetry
 from batch_fn.settings import Settings
 
 if TYPE_CHECKING:
-    from batch_fn.containers import Containers
-    from batch_fn.ledger import Ledger
-    from batch_fn.openai_batches import OpenAIBatches
-    from batch_fn.queues import Queues
+    from batch_fn.azure_openai.client import OpenAIBatches
+    from batch_fn.storage.blobs import Containers
+    from batch_fn.storage.queues import Queues
+    from batch_fn.storage.tables import Ledger
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class App:
         """Blob storage."""
         from azure.storage.blob import BlobServiceClient
 
-        from batch_fn.containers import CHUNK_BYTES, Containers
+        from batch_fn.storage.blob_streams import CHUNK_BYTES
+        from batch_fn.storage.blobs import Containers
 
         sizes: Any = {"max_single_get_size": CHUNK_BYTES, "max_chunk_get_size": CHUNK_BYTES}
         settings = self.settings
@@ -44,7 +45,7 @@ class App:
         """Storage queues."""
         from azure.storage.queue import QueueServiceClient
 
-        from batch_fn.queues import Queues
+        from batch_fn.storage.queues import Queues
 
         settings = self.settings
         if settings.storage:
@@ -56,7 +57,7 @@ class App:
         """Table storage."""
         from azure.data.tables import TableServiceClient
 
-        from batch_fn.ledger import Ledger
+        from batch_fn.storage.tables import Ledger
 
         settings = self.settings
         if settings.storage:
@@ -73,7 +74,7 @@ class App:
     @cached_property
     def service(self) -> "OpenAIBatches":
         """Azure OpenAI."""
-        from batch_fn.openai_batches import OpenAIBatches
+        from batch_fn.azure_openai.client import OpenAIBatches
 
         return OpenAIBatches.connect(self.settings)
 
@@ -93,7 +94,7 @@ def start() -> App:
     # The Azure SDK logs two INFO records for each call it makes; the OpenAI client's HTTP library logs one.
     for name in ("azure.core.pipeline.policies.http_logging_policy", "httpx2"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    heap.keep_one()
+    memory.keep_one()
     settings = Settings.read()
     telemetry.start(settings.telemetry)
     return App(settings)

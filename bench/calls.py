@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from batch_fn.app import App
-from batch_fn.collection import collect
-from batch_fn.intake import identity, take_in
-from batch_fn.jobs import part_key
-from batch_fn.polling import tick
-from batch_fn.submission import submit
+from batch_fn.core.names import part_key
+from batch_fn.steps.collection import collect
+from batch_fn.steps.intake import identity, take_in
+from batch_fn.steps.polling import tick
+from batch_fn.steps.submission import submit
 from bench.azure import Azure, azure
 from bench.counting import Calls, counted
 from bench.data import small_drop

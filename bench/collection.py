@@ -7,12 +7,13 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from batch_fn import clock
 from batch_fn.app import App
-from batch_fn.collection import collect
-from batch_fn.containers import CHUNK_BYTES
-from batch_fn.jobs import Job, JobState, Part, PartState, Source, new_bundle_id
-from batch_fn.ledger import Change
+from batch_fn.core.jobs import Job, JobState, Part, PartState, Source
+from batch_fn.core.names import new_bundle_id
+from batch_fn.runtime import clock
+from batch_fn.steps.collection import collect
+from batch_fn.storage.blob_streams import CHUNK_BYTES
+from batch_fn.storage.rows import Change
 from bench.azure import Azure, azure
 from bench.data import DEPLOYMENT, URL, write_drop, write_results
 from bench.measuring import MB, Sizes, interleaved, took

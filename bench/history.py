@@ -12,10 +12,11 @@ from typing import Any
 
 from azure.data.tables import TableServiceClient
 
-from batch_fn import clock
-from batch_fn.jobs import Outcome, new_bundle_id
-from batch_fn.ledger import TRANSACTION_LIMIT, Finished, _columns, _history_key
-from batch_fn.polling import tick
+from batch_fn.core.jobs import Outcome
+from batch_fn.core.names import new_bundle_id
+from batch_fn.runtime import clock
+from batch_fn.steps.polling import tick
+from batch_fn.storage.rows import TRANSACTION_LIMIT, Finished, _columns, _history_key
 from bench.azure import azure
 from bench.measuring import Rounds, Sizes, interleaved, took
 from bench.opened import open_parts

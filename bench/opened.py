@@ -7,10 +7,11 @@ from itertools import batched
 
 import msgspec
 
-from batch_fn import clock
 from batch_fn.app import App
-from batch_fn.jobs import Job, JobState, Part, PartState, Source, new_bundle_id
-from batch_fn.ledger import Change
+from batch_fn.core.jobs import Job, JobState, Part, PartState, Source
+from batch_fn.core.names import new_bundle_id
+from batch_fn.runtime import clock
+from batch_fn.storage.rows import Change
 from bench.data import DEPLOYMENT, URL, small_drop
 
 PARTS_OF_A_JOB = 99  # with the job's own row they go into one transaction

@@ -8,10 +8,11 @@ from functools import partial
 from pathlib import Path
 
 from batch_fn.app import App
-from batch_fn.containers import Drop
-from batch_fn.intake import identity, take_in
-from batch_fn.jobs import PartState, part_key
-from batch_fn.submission import submit
+from batch_fn.core.jobs import PartState
+from batch_fn.core.names import part_key
+from batch_fn.steps.intake import identity, take_in
+from batch_fn.steps.submission import submit
+from batch_fn.storage.blobs import Drop
 from bench.azure import Azure, azure
 from bench.data import small_drop, write_drop
 from bench.measuring import MB, Rounds, Sizes, interleaved, took, used_up

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from batch_fn.app import App
-from batch_fn.polling import LOOKS_AT_ONCE, tick
+from batch_fn.steps.polling import LOOKS_AT_ONCE, tick
 from bench.azure import azure
 from bench.counting import Calls, counted
 from bench.measuring import Rounds, Sizes, interleaved, took

@@ -7,9 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from batch_fn.containers import CHUNK_BYTES
-from batch_fn.requests import Finding, Rules, survey
 from batch_fn.settings import Settings
+from batch_fn.storage.blob_streams import CHUNK_BYTES
+from batch_fn.validation.check import survey
+from batch_fn.validation.findings import Finding
+from batch_fn.validation.requests import Rules
 from bench.data import ACCENTED, ESCAPED, PLAIN, write_drop
 from bench.measuring import MB, Rounds, Sizes, cpu_took, interleaved
 from bench.results import Result, Row, at_least

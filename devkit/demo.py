@@ -16,8 +16,9 @@ from azure.core.exceptions import AzureError
 from rich.console import Console
 
 from batch_fn.app import App
-from batch_fn.command_line import Display, followed, open_console, save, summary
-from batch_fn.overview import Detail
+from batch_fn.cli.display import Display, open_console, summary
+from batch_fn.cli.transfer import followed, save
+from batch_fn.queries.job_list import Detail
 from devkit.azurite import AzuriteError
 from devkit.host.process import HostError
 from devkit.stack import IMPATIENT, Stack, shown

@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-from batch_fn.command_line import main
+from batch_fn.cli.commands import main
 from devkit.run_file import NotRunningError, find
 
 OUT = Path(__file__).parents[1] / "out"

@@ -11,7 +11,7 @@ import threading
 
 from azure.core.exceptions import AzureError
 
-from batch_fn.command_line import open_console
+from batch_fn.cli.display import open_console
 from devkit.azurite import AzuriteError
 from devkit.host.process import HostError
 from devkit.host_log import readable

@@ -8,7 +8,7 @@ from azure.core.exceptions import ResourceNotFoundError
 from azure.storage.blob import BlobServiceClient
 from azure.storage.queue import QueueClient, TextBase64DecodePolicy
 
-from batch_fn.jobs import job_id, result_path
+from batch_fn.core.names import job_id, result_path
 from batch_fn.settings import Settings
 
 

@@ -10,7 +10,7 @@ import hypothesis
 import msgspec
 import pytest
 
-from batch_fn.jobs import Job, Part, Source
+from batch_fn.core.jobs import Job, Part, Source
 from batch_fn.settings import Settings
 from devkit.azure_openai.process import AzureOpenAI
 from devkit.azurite import Azurite

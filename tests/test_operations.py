@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from batch_fn.jobs import Wait
+from batch_fn.core.jobs import Wait
 from batch_fn.settings import Settings
 
 PROJECT = Path(__file__).parents[1]
@@ -23,11 +23,11 @@ SPREAD = {
 def written() -> dict[str, set[str]]:
     """Return what the app writes to the journal: each event with its facts."""
     events: dict[str, set[str]] = {}
-    for path in (PROJECT / "batch_fn").glob("*.py"):
+    for path in (PROJECT / "batch_fn").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             match node:
                 case ast.Call(
-                    func=ast.Attribute(value=ast.Name("journal"), attr="note" | "warn"),
+                    func=ast.Attribute(value=ast.Name("log"), attr="note" | "warn"),
                     args=[ast.Constant(str(event))],
                     keywords=facts,
                 ):

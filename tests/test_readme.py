@@ -9,13 +9,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from batch_fn.intake import DROP_GONE
-from batch_fn.jobs import Estimate, Job, Outcome
-from batch_fn.poison import NOT_PROCESSED
-from batch_fn.reports import report
-from batch_fn.requests import Code, Request, Rules, check
-from batch_fn.results import NO_RESPONSE
+from batch_fn.core.jobs import Estimate, Job, Outcome
+from batch_fn.core.report import report
+from batch_fn.core.results import NO_RESPONSE
 from batch_fn.settings import Settings
+from batch_fn.validation.check import check
+from batch_fn.validation.findings import DROP_GONE, NOT_PROCESSED, Code
+from batch_fn.validation.requests import Request, Rules
 
 PROJECT = Path(__file__).parents[1]
 README = (PROJECT / "README.md").read_text()

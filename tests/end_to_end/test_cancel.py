@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from batch_fn.app import App
-from batch_fn.cancelling import JobFinishedError, cancel
-from batch_fn.jobs import Job
-from batch_fn.ledger import Finished, NoSuchJobError
+from batch_fn.core.errors import JobFinishedError, NoSuchJobError
+from batch_fn.core.jobs import Job
+from batch_fn.steps.cancelling import cancel
+from batch_fn.storage.rows import Finished
 from devkit.azure_openai.process import AzureOpenAI
 from tests.end_to_end.bench import Bench, Dropped, wait_for
 from tests.end_to_end.stories import answered, check_report, error_codes, jsonl, line, lines, statuses, went_well

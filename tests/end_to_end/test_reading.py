@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from batch_fn.containers import CHUNK_BYTES
+from batch_fn.storage.blob_streams import CHUNK_BYTES
 from tests.end_to_end.bench import Dropped
 from tests.end_to_end.gate import GatedBench
 from tests.end_to_end.stories import answered, jsonl, lines, rejected

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from batch_fn.app import App
-from batch_fn.cancelling import cancel
-from batch_fn.ledger import NoSuchJobError
-from batch_fn.retrying import JobInHandError, NothingToRetryError, retry
+from batch_fn.core.errors import JobInHandError, NoSuchJobError, NothingToRetryError
+from batch_fn.steps.cancelling import cancel
+from batch_fn.steps.retrying import retry
 from devkit.azure_openai.process import AzureOpenAI
 from tests.end_to_end.bench import Bench, Dropped, wait_for
 from tests.end_to_end.stories import check_report, jsonl, line, lines, rejected, statuses

@@ -149,7 +149,7 @@ def granted() -> dict[str, set[str]]:
     return found
 
 
-SOURCES = [path for path in sorted((PROJECT / "batch_fn").glob("*.py")) if not left_out(path.relative_to(PROJECT))]
+SOURCES = [path for path in sorted((PROJECT / "batch_fn").rglob("*.py")) if not left_out(path.relative_to(PROJECT))]
 USED = {call for path in SOURCES for call in calls_of(path.read_text())}
 
 

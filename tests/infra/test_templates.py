@@ -167,8 +167,8 @@ def test_the_hook_waits_until_the_key_is_there_and_may_run_again(tmp_path: Path)
 
 
 def events_of_the_journal() -> set[str]:
-    source = "\n".join(path.read_text() for path in (PROJECT / "batch_fn").glob("*.py"))
-    return set(re.findall(r'journal\.(?:note|warn)\(\s*"(\w+)"', source))
+    source = "\n".join(path.read_text() for path in (PROJECT / "batch_fn").rglob("*.py"))
+    return set(re.findall(r'\blog\.(?:note|warn)\(\s*"(\w+)"', source))
 
 
 def test_every_event_that_a_query_asks_for_is_one_the_app_logs() -> None:

@@ -15,33 +15,25 @@ from typing import IO, Any, NamedTuple, cast
 import msgspec
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError, ServiceResponseError
 
-from batch_fn.admission import Deployment
 from batch_fn.app import App
-from batch_fn.containers import ANY_VERSION, CHUNK_BYTES, BlobChangedError, Drop, DropGoneError
-from batch_fn.jobs import Job, Part, ServiceBatch, ServiceError
-from batch_fn.ledger import (
-    HISTORY_PAGE,
-    JOB_ROW,
-    Change,
-    ConflictError,
-    Finished,
-    Glance,
-    Held,
-    Row,
-    Spent,
-    Work,
-    place,
-)
-from batch_fn.openai_batches import (
+from batch_fn.core.admission import Deployment
+from batch_fn.core.batches import (
     Enqueued,
     FileGoneError,
     FileQuotaError,
     RefusedError,
+    ServiceBatch,
+    ServiceError,
     ServiceTroubleError,
     TokenLimitError,
     UnansweredError,
 )
-from batch_fn.queues import Errand
+from batch_fn.core.jobs import Job, Part
+from batch_fn.storage.blob_streams import ANY_VERSION, CHUNK_BYTES, BlobChangedError
+from batch_fn.storage.blobs import Drop, DropGoneError
+from batch_fn.storage.queues import Errand
+from batch_fn.storage.rows import JOB_ROW, Change, ConflictError, Finished, Glance, Held, Spent, Work, place
+from batch_fn.storage.tables import HISTORY_PAGE, Row
 from tests.model.world import (
     SETTINGS,
     UNKNOWN_DEPLOYMENT,

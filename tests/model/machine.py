@@ -19,20 +19,23 @@ from azure.core.exceptions import AzureError
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from batch_fn import clock, polling, submission
 from batch_fn.app import App
-from batch_fn.cancelling import JobFinishedError, cancel
-from batch_fn.collection import collect
-from batch_fn.intake import take_in, take_in_found
-from batch_fn.jobs import Job
-from batch_fn.ledger import ConflictError
-from batch_fn.openai_batches import ServiceTroubleError
-from batch_fn.poison import poisoned_errand
-from batch_fn.polling import tick
-from batch_fn.queues import read_errand
-from batch_fn.reports import stamp
-from batch_fn.retrying import FormerBlobsError, JobInHandError, NothingToRetryError, retry
-from batch_fn.submission import submit
+from batch_fn.core.batches import ServiceTroubleError
+from batch_fn.core.errors import JobFinishedError, JobInHandError, NothingToRetryError
+from batch_fn.core.jobs import Job
+from batch_fn.core.report import stamp
+from batch_fn.runtime import clock
+from batch_fn.steps import polling, submission
+from batch_fn.steps.cancelling import cancel
+from batch_fn.steps.collection import collect
+from batch_fn.steps.intake import take_in
+from batch_fn.steps.poison import poisoned_errand
+from batch_fn.steps.polling import tick
+from batch_fn.steps.resume import take_in_found
+from batch_fn.steps.retrying import FormerBlobsError, retry
+from batch_fn.steps.submission import submit
+from batch_fn.storage.queues import read_errand
+from batch_fn.storage.rows import ConflictError
 from tests.model.fakes import TRANSACTION_LIMIT, new_process
 from tests.model.faults import Death, Fate, Strand, Turn
 from tests.model.world import (

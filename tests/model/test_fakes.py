@@ -4,10 +4,11 @@ import inspect
 
 import pytest
 
-from batch_fn.containers import Containers, Writer
-from batch_fn.ledger import Ledger
-from batch_fn.openai_batches import OpenAIBatches
-from batch_fn.queues import Queues
+from batch_fn.azure_openai.client import OpenAIBatches
+from batch_fn.storage.blob_streams import Writer
+from batch_fn.storage.blobs import Containers
+from batch_fn.storage.queues import Queues
+from batch_fn.storage.tables import Ledger
 from tests.model.fakes import FakeContainers, FakeLedger, FakeQueues, FakeService, FakeWriter
 
 HOW_FAKES_FAIL = {"busy", "lost", "once"}

@@ -10,11 +10,12 @@ from unittest import mock
 import pytest
 from azure.core.exceptions import ResourceNotFoundError
 
-from batch_fn.admission import Deployment
-from batch_fn.jobs import Job, JobState, Part, PartState
-from batch_fn.ledger import JOB_ROW, Change, Held
-from batch_fn.retrying import JobInHandError, retry
-from batch_fn.submission import submit
+from batch_fn.core.admission import Deployment
+from batch_fn.core.errors import JobInHandError
+from batch_fn.core.jobs import Job, JobState, Part, PartState
+from batch_fn.steps.retrying import retry
+from batch_fn.steps.submission import submit
+from batch_fn.storage.rows import JOB_ROW, Change, Held
 from tests.model import machine
 from tests.model.fakes import FakeLedger, new_process
 from tests.model.faults import Fate

@@ -7,7 +7,7 @@ from unittest import mock
 
 import pytest
 
-from batch_fn import collection, quota, submission
+from batch_fn.steps import collection, quota, submission
 from tests.model.fakes import FakeService
 from tests.model.machine import NAMES, Delivery, Pipeline
 from tests.model.world import Answer, End

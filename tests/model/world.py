@@ -11,11 +11,13 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from batch_fn.admission import Deployment
-from batch_fn.jobs import Job, Part, ServiceBatch, ServiceError
-from batch_fn.ledger import JOB_ROW, Finished, Row
-from batch_fn.reports import stamp
+from batch_fn.core.admission import Deployment
+from batch_fn.core.batches import ServiceBatch, ServiceError
+from batch_fn.core.jobs import Job, Part
+from batch_fn.core.report import stamp
 from batch_fn.settings import Settings
+from batch_fn.storage.rows import JOB_ROW, Finished
+from batch_fn.storage.tables import Row
 from tests.model.faults import Turn
 
 LIST_DELAY = timedelta(seconds=150)

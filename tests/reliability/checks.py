@@ -12,7 +12,7 @@ from typing import Any
 from azure.core.exceptions import ResourceNotFoundError
 from azure.data.tables import TableEntity, TableServiceClient
 
-from batch_fn.jobs import part_key
+from batch_fn.core.names import part_key
 from batch_fn.settings import Settings
 from devkit.azure_openai.process import AzureOpenAI
 from devkit.user import User

@@ -28,11 +28,11 @@ import azurefunctions.extensions.bindings.blob  # noqa: F401 - imported once, by
 import openai  # noqa: F401 - likewise
 from azure.storage.queue import QueueClient
 
-import batch_fn.cancelling
-import batch_fn.collection
-import batch_fn.intake
-import batch_fn.retrying
-import batch_fn.submission  # noqa: F401 - likewise
+import batch_fn.steps.cancelling
+import batch_fn.steps.collection
+import batch_fn.steps.intake
+import batch_fn.steps.retrying
+import batch_fn.steps.submission  # noqa: F401 - likewise
 from batch_fn.settings import Settings
 from devkit.azure_openai.process import AzureOpenAI
 from devkit.azurite import Azurite

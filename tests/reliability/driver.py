@@ -32,8 +32,9 @@ import httpx2
 from azure.core.pipeline.transport import RequestsTransport
 from azure.storage.queue import QueueClient, TextBase64DecodePolicy
 
-from batch_fn import clock, polling
-from batch_fn.ledger import JOB_ROW
+from batch_fn.runtime import clock
+from batch_fn.steps import polling
+from batch_fn.storage.rows import JOB_ROW
 from tests.reliability.checks import Place, work_left, work_rows
 from tests.reliability.drops import Dropped
 

@@ -14,7 +14,7 @@ from urllib.request import Request, urlopen
 
 from azure.core.exceptions import AzureError
 
-from batch_fn.ledger import JOB_ROW
+from batch_fn.storage.rows import JOB_ROW
 from devkit.stack import Stack
 from tests.reliability.checks import Place, as_it_stands, stands, work_rows
 from tests.reliability.drops import Cancel, Dropped, Former

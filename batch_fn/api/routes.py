@@ -1,0 +1,239 @@
+"""The HTTP API: one function for each route, which reads the query, asks the app and answers in JSON.
+
+What cannot be done is answered with a problem detail, RFC 9457: a type to act upon and a sentence to read.
+"""
+
+import traceback
+from collections.abc import Callable
+from datetime import UTC, datetime
+from http import HTTPStatus
+from pathlib import PurePath
+from urllib.parse import parse_qs, urlsplit
+
+import azure.functions as func
+import msgspec
+
+from batch_fn.app import App
+from batch_fn.core.batches import BATCH_STATUSES
+from batch_fn.core.errors import NoSuchJobError, ReportGoneError
+from batch_fn.core.names import is_job_id
+from batch_fn.queries import job_detail, job_list
+from batch_fn.queries.batches import list_batches
+from batch_fn.queries.deployments import list_deployments
+from batch_fn.queries.health import check_health
+from batch_fn.queries.job_detail import STATUSES
+from batch_fn.queries.usage import daily_totals
+from batch_fn.runtime import log
+from batch_fn.storage.rows import Finished
+
+DEFAULT_LIMIT, MOST = 50, 200
+
+
+DEFAULT_DAYS, MOST_DAYS = 7, 90
+
+
+HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+
+
+class BadQueryError(Exception):
+    """A parameter of the query is not what it may be; the sentence names it."""
+
+
+def jobs(app: App, request: func.HttpRequest) -> func.HttpResponse:
+    """GET /jobs: a page of jobs."""
+
+    def answer() -> func.HttpResponse:
+        query = Query(request.url)
+        page = job_list.list_jobs(
+            app,
+            status=query.words("status", STATUSES),
+            prefix=query.text("prefix"),
+            since=query.time("since"),
+            until=query.time("until"),
+            limit=query.number("limit", DEFAULT_LIMIT, MOST),
+            after=query.job_id("after"),
+        )
+        return _json(page)
+
+    return _answer(request, answer)
+
+
+def job(app: App, request: func.HttpRequest) -> func.HttpResponse:
+    """GET /jobs/{id}: one job."""
+    return _answer(request, lambda: _json(job_detail.show_job(app, _id(request))))
+
+
+def cancel(app: App, request: func.HttpRequest) -> func.HttpResponse:
+    """POST /jobs/{id}/cancel: 202, or 200 if it has ended as cancelled already."""
+    from batch_fn.steps import cancelling
+
+    def answer() -> func.HttpResponse:
+        now = cancelling.cancel(app, _id(request))
+        status = HTTPStatus.OK if isinstance(now, Finished) else HTTPStatus.ACCEPTED
+        return _json(job_detail.show_job(app, now.job_id), status)
+
+    return _answer(request, answer)
+
+
+def retry(app: App, request: func.HttpRequest) -> func.HttpResponse:
+    """POST /jobs/{id}/retry: 202; the failed lines go again."""
+    from batch_fn.steps import retrying
+
+    def answer() -> func.HttpResponse:
+        entered = retrying.retry(app, _id(request))
+        return _json(job_detail.show_job(app, entered.job_id), HTTPStatus.ACCEPTED)
+
+    return _answer(request, answer)
+
+
+def batches(app: App, request: func.HttpRequest) -> func.HttpResponse:
+    """GET /batches: a page of the service's batches, ours and others'."""
+    from batch_fn.core.batches import FileGoneError, RefusedError
+
+    def answer() -> func.HttpResponse:
+        query = Query(request.url)
+        try:
+            page = list_batches(
+                app,
+                status=query.words("status", BATCH_STATUSES),
+                since=query.time("since"),
+                until=query.time("until"),
+                limit=query.number("limit", DEFAULT_LIMIT, MOST),
+                after=query.text("after"),
+            )
+        except (RefusedError, FileGoneError):  # the rest of the query is ours, so it does not know `after`
+            raise BadQueryError("after takes what the page before gave as after.") from None
+        return _json(page)
+
+    return _answer(request, answer)
+
+
+def deployments(app: App, request: func.HttpRequest) -> func.HttpResponse:
+    """GET /deployments: each deployment's quota, and what waits for it."""
+    return _answer(request, lambda: _json({"deployments": list_deployments(app)}))
+
+
+def usage(app: App, request: func.HttpRequest) -> func.HttpResponse:
+    """GET /usage: what the finished jobs of each day came to."""
+
+    def answer() -> func.HttpResponse:
+        days = Query(request.url).number("days", DEFAULT_DAYS, MOST_DAYS)
+        return _json({"days": daily_totals(app, days)})
+
+    return _answer(request, answer)
+
+
+def health(app: App, request: func.HttpRequest) -> func.HttpResponse:
+    """GET /health: 200 if all is well, 503 if something is not."""
+
+    def answer() -> func.HttpResponse:
+        found = check_health(app)
+        well = found["status"] == "healthy"
+        return _json(found, HTTPStatus.OK if well else HTTPStatus.SERVICE_UNAVAILABLE)
+
+    return _answer(request, answer)
+
+
+class Query:
+    """The parameters of a request's query. Each method raises BadQueryError for a value that it does not take."""
+
+    def __init__(self, url: str) -> None:
+        # Not the request's own parameters: of one that is given twice, those hold the last.
+        self._given = parse_qs(urlsplit(url).query)
+
+    def text(self, name: str) -> str:
+        """Return a parameter, empty if it is not given."""
+        return self._given.get(name, [""])[-1]
+
+    def number(self, name: str, default: int, most: int) -> int:
+        """Return a whole number from 1 to `most`."""
+        text = self.text(name)
+        if not text:
+            return default
+        if not (text.isascii() and text.isdigit() and len(text) <= len(str(most)) and 1 <= int(text) <= most):
+            raise BadQueryError(f"{name} takes a whole number from 1 to {most}.")
+        return int(text)
+
+    def time(self, name: str) -> datetime | None:
+        """Return a time; one without a zone is in UTC."""
+        text = self.text(name)
+        if not text:
+            return None
+        try:
+            # A plus that was not quoted comes as a blank.
+            time = datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
+        except ValueError:
+            raise BadQueryError(f"{name} takes a time such as 2026-11-24T06:31:22Z, or a day.") from None
+        return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+    def words(self, name: str, known: frozenset[str]) -> frozenset[str]:
+        """Return the words that are asked for, repeated or parted by commas."""
+        wanted = frozenset(each for given in self._given.get(name, []) for each in given.split(",") if each)
+        if not wanted <= known:
+            raise BadQueryError(f"{name} takes {', '.join(sorted(known))}.")
+        return wanted
+
+    def job_id(self, name: str) -> str | None:
+        """Return the id of a job."""
+        text = self.text(name)
+        if text and not is_job_id(text):
+            raise BadQueryError(f"{name} takes what the page before gave as {name}.")
+        return text or None
+
+
+def _id(request: func.HttpRequest) -> str:
+    """Return the id in the request's path. Raises: NoSuchJobError, for what can be none."""
+    given = str(request.route_params.get("id", ""))
+    if not is_job_id(given):
+        raise NoSuchJobError(given)
+    return given
+
+
+def _answer(request: func.HttpRequest, answer: Callable[[], func.HttpResponse]) -> func.HttpResponse:
+    """Return the answer, or the problem detail of why there is none."""
+    from azure.core.exceptions import AzureError
+
+    from batch_fn.core.batches import ServiceTroubleError
+    from batch_fn.core.errors import JobFinishedError, JobInHandError, NothingToRetryError
+
+    try:
+        return answer()
+    except BadQueryError as error:
+        return _problem(request, HTTPStatus.BAD_REQUEST, "bad-query", "The query is wrong", str(error))
+    except NoSuchJobError as error:
+        return _problem(request, HTTPStatus.NOT_FOUND, "job-not-found", "There is no such job", str(error))
+    except ReportGoneError as error:
+        return _problem(request, HTTPStatus.GONE, "report-gone", "The report was deleted", str(error))
+    except JobFinishedError as error:
+        return _problem(request, HTTPStatus.CONFLICT, "job-finished", "The job is finished", str(error))
+    except JobInHandError as error:
+        return _problem(request, HTTPStatus.CONFLICT, "job-in-hand", "The job is still in hand", str(error))
+    except NothingToRetryError as error:
+        return _problem(request, HTTPStatus.CONFLICT, "nothing-to-retry", "There is nothing to retry", str(error))
+    except (ServiceTroubleError, AzureError) as error:
+        log.warn("request_failed", path=urlsplit(request.url).path, error=type(error).__name__)
+        sentence = "Storage or Azure OpenAI did not answer as it should. Ask again in a moment."
+        return _problem(request, HTTPStatus.SERVICE_UNAVAILABLE, "not-available", "Not available now", sentence)
+    except Exception as error:  # noqa: BLE001 - a mistake of ours, and what it says may hold anything
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        at = f"{PurePath(where.filename).name}:{where.lineno}"
+        log.warn("request_broke", path=urlsplit(request.url).path, error=type(error).__name__, at=at)
+        sentence = "The app made a mistake of its own; its log says which. Jobs go on as before."
+        return _problem(request, HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "The app failed", sentence)
+
+
+def _problem(request: func.HttpRequest, status: HTTPStatus, slug: str, title: str, detail: str) -> func.HttpResponse:
+    document = {
+        "type": f"urn:batch_fn:{slug}",
+        "title": title,
+        "status": int(status),
+        "detail": detail,
+        "instance": urlsplit(request.url).path,
+    }
+    body = msgspec.json.encode(document)
+    return func.HttpResponse(body, status_code=int(status), headers=HEADERS, mimetype="application/problem+json")
+
+
+def _json(document: object, status: HTTPStatus = HTTPStatus.OK) -> func.HttpResponse:
+    body = msgspec.json.encode(document)
+    return func.HttpResponse(body, status_code=int(status), headers=HEADERS, mimetype="application/json")

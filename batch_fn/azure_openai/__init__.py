@@ -1,0 +1,1 @@
+"""The Azure OpenAI service: the only package that imports openai."""

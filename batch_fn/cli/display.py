@@ -1,0 +1,135 @@
+"""What the command line shows: progress, and jobs as plain lines."""
+
+import sys
+import time
+from collections import Counter
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from batch_fn.core.jobs import Outcome, PartState
+from batch_fn.queries.job_list import Detail
+
+DOING = {
+    PartState.WAITING: "to be sent",
+    PartState.CLAIMED: "being sent",
+    PartState.BUNDLED: "waiting for company",
+    PartState.ENDED: "not sent",
+    PartState.SETTLED: "not sent",
+}
+"""What becomes of a part that has no batch."""
+
+
+PLAIN_WIDTH = 160
+
+
+class Display:
+    """Shows what goes on: bars on a terminal, else a plain line for each change of state, with the seconds so far."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True, highlight=False)
+        self._began = time.monotonic()
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(30))
+        state = TextColumn("{task.fields[state]}", markup=False)
+        self._bars = Progress(*columns, state, console=self._console) if self._console.is_terminal else None
+        self._tasks: dict[str, TaskID] = {}
+        self._said: dict[str, str] = {}
+
+    def show(self, name: str, state: str, done: int = 0, total: int | None = None) -> None:
+        """Show how far something is."""
+        name = _plain(name)
+        if self._bars is None:
+            if self._said.get(name) != state:
+                seconds = time.monotonic() - self._began
+                self._console.print(f"{seconds:5.1f} s  {name}: {state}", markup=False, soft_wrap=True)
+        else:
+            if name not in self._tasks:
+                self._tasks[name] = self._bars.add_task(name, total=None, state="")
+            self._bars.update(self._tasks[name], completed=done, total=total, state=state)
+        self._said[name] = state
+
+    def __enter__(self) -> "Display":
+        if self._bars is not None:
+            self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+
+def standing(detail: Detail) -> str:
+    """Return in a few words where a job stands."""
+    status, counts, progress = detail["status"], detail["counts"], detail["progress"]
+    if status == Outcome.REJECTED:
+        return f"{status}: {detail['finding_count']} findings, nothing was sent"
+    if status in Outcome:
+        return f"{status}: {counts['succeeded']} succeeded, {counts['failed']} failed"
+    so_far = f", {progress['failed_so_far']} failed so far" if progress["failed_so_far"] else ""
+    done = f", {_done(detail)}/{progress['requests']}{so_far}" if progress["requests"] else ""
+    doing = Counter(_doing(part) for part in detail["parts"] if part["state"] != PartState.SETTLED)
+    parts = (f"{count} {each}" if doing.total() > 1 else each for each, count in doing.items())
+    return ": ".join(filter(None, (f"{status}{done}", "; ".join(parts))))
+
+
+def _doing(part: Detail) -> str:
+    return f"{_how(part)} (attempt {part['attempt']})" if part["attempt"] > 1 else _how(part)
+
+
+def _how(part: Detail) -> str:
+    if part["waits_for"]:
+        return f"waits: {_plain(part['waits_for'])}"
+    return _plain(part["batch_status"] or DOING[part["state"]])
+
+
+def _done(detail: Detail) -> int:
+    return int(detail["progress"]["completed"] + detail["progress"]["failed"])
+
+
+def summary(detail: Detail) -> list[str]:
+    """Return plain lines that say where a job stands, and what its findings are."""
+    head = f"{detail['job_id']}  {_plain(detail['input']['name'])}  {standing(detail)}"
+    return [head, *(_finding(finding) for finding in detail["findings"])]
+
+
+def _finding(finding: Detail) -> str:
+    return f"  line {finding['line']}  {_plain(finding['code'])}  {_plain(finding['message'])}"
+
+
+def _outline(detail: Detail) -> list[str]:
+    """Return a job's detail as plain lines."""
+    usage, estimate = detail["usage"], detail["estimate"] or {"prompt_tokens": 0, "cost": None}
+    costs = (detail["cost"], estimate["cost"])
+    return [
+        *summary(detail),
+        *map(_batch, detail["batches"]),
+        *(f"{_attempt(part)}: {_how(part)}, 0 of {part['requests']}" for part in detail["parts"] if not part["batch"]),
+        f"  tokens   {usage['prompt_tokens']} in, {usage['completion_tokens']} out; "
+        f"estimated {estimate['prompt_tokens']} in",
+        *([f"  cost     {_money(costs[0])}; estimated {_money(costs[1])} for the input"] if any(costs) else []),
+        *(f"  {kind:8} {_plain(place)}" for kind, place in detail["outputs"].items() if place),
+    ]
+
+
+def _batch(batch: Detail) -> str:
+    done = f"{batch['succeeded']} succeeded, {batch['failed']} failed of {batch['requests']}"
+    return f"{_attempt(batch)}: {_plain(batch['status'])}, {done}, cost {_money(batch['cost'])}"
+
+
+def _attempt(each: Detail) -> str:
+    """Return which attempt of a part that is, whether it became a batch or not."""
+    return f"  part {each['part']}, attempt {each['attempt']}, {_plain(each['deployment'])}"
+
+
+def _money(cost: float | None) -> str:
+    return "-" if cost is None else f"{cost:.6f}".rstrip("0").rstrip(".")
+
+
+def _plain(text: str) -> str:
+    """Return the text with nothing in it that a terminal would obey: names and messages come from others."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape", "replace").decode() for each in text)
+
+
+def open_console() -> Console:
+    """Return the console to write to: as wide as the terminal, or wide enough to keep paths whole."""
+    return Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)

@@ -1,0 +1,1 @@
+"""Jobs, parts, batches, plans and reports. Pure: imports validation only."""

@@ -1,0 +1,327 @@
+"""What a job, a part and a service batch are, their states, and the moves between them. Pure.
+
+A *drop* is one version of a blob in the inbox; it becomes one *job*. The job's accepted lines go into *parts*, each
+small enough for one service *batch*. Lines that a batch ended without, or that failed in a way worth trying again,
+go into the same part's next *attempt*.
+"""
+
+from datetime import datetime
+from enum import StrEnum
+
+import msgspec
+
+from batch_fn.core.batches import ServiceError
+from batch_fn.core.names import part_key, result_path, work_folder
+
+
+class JobState(StrEnum):
+    """Where a job in hand stands; a job that is done has left the ledger's work and has an `Outcome`."""
+
+    #: The drop was seen; it is being read and checked.
+    DROPPED = "dropped"
+    #: Every line was found good and is in a part; the parts are on their way.
+    ACCEPTED = "accepted"
+    #: Every part is settled; output, errors and report are being written.
+    FINISHING = "finishing"
+    #: It had been finished; its failed lines are being picked for another attempt.
+    RETRYING = "retrying"
+
+
+class Outcome(StrEnum):
+    """How a job ended: the `status` of its report."""
+
+    #: Every line was answered.
+    SUCCEEDED = "succeeded"
+    #: Some lines were answered, some were not.
+    PARTIALLY_SUCCEEDED = "partially_succeeded"
+    #: No line was answered.
+    FAILED = "failed"
+    #: The drop had findings; nothing was sent.
+    REJECTED = "rejected"
+    #: Somebody cancelled it through us; what was answered until then is kept.
+    CANCELLED = "cancelled"
+
+
+class PartState(StrEnum):
+    """Where one attempt of a part stands."""
+
+    #: Nobody works on it; it may be claimed from `due` on.
+    WAITING = "waiting"
+    #: One instance uploads and creates; until `due` nobody else may.
+    CLAIMED = "claimed"
+    #: It rides in a bundle, whose own part goes to the service.
+    BUNDLED = "bundled"
+    #: The service has it as a batch.
+    OPEN = "open"
+    #: The service is done with it; its results wait to be collected.
+    ENDED = "ended"
+    #: Each of its lines is in its results, or in the next attempt.
+    SETTLED = "settled"
+
+
+MOVES: dict[PartState, frozenset[PartState]] = {
+    PartState.WAITING: frozenset(
+        {PartState.WAITING, PartState.CLAIMED, PartState.BUNDLED, PartState.ENDED, PartState.SETTLED}
+    ),
+    PartState.BUNDLED: frozenset({PartState.BUNDLED, PartState.WAITING, PartState.SETTLED}),
+    PartState.CLAIMED: frozenset(
+        {PartState.CLAIMED, PartState.WAITING, PartState.OPEN, PartState.ENDED, PartState.SETTLED}
+    ),
+    PartState.OPEN: frozenset({PartState.OPEN, PartState.WAITING, PartState.ENDED}),
+    PartState.ENDED: frozenset({PartState.ENDED, PartState.SETTLED}),
+    PartState.SETTLED: frozenset(),
+}
+"""Which states may follow which. A part refused for quota waits again; one that was split is settled."""
+
+
+class IllegalMoveError(Exception):
+    """A part was moved to a state that may not follow its own: a mistake in this app, not in the input."""
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens, as the answered lines themselves state them."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.total_tokens + other.total_tokens,
+        )
+
+
+class Estimate(msgspec.Struct, frozen=True):
+    """What a job's input is expected to come to, told when it is accepted: how long answers will be, nobody knows."""
+
+    prompt_tokens: int
+    cost: float | None
+    """At the prices of then; None where a deployment has none."""
+
+
+class Wait(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a part waits, with the numbers that said so (see admission.py)."""
+
+    reason: str
+    message: str = ""
+    needed: int | None = None
+    """Tokens, as are the next two."""
+    limit: int | None = None
+    enqueued: int | None = None
+    until: datetime | None = None
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the lines of a part lie: a byte range of the drop, or picked lines in a blob of their own."""
+
+    container: str
+    name: str
+    offset: int = 0
+    length: int | None = None
+    """Bytes from `offset` on; None: to the end of the blob."""
+    first_line: int = 1
+    """The drop's line number at `offset`, for a byte range."""
+    picked: bool = False
+    """Each line of the blob begins with its line number in the drop and a tab."""
+    fill: bool = False
+    """The part's deployment is to be filled in as each line's model."""
+    whole: bool = False
+    """The blob holds nothing but these lines."""
+    verbatim: bool = False
+    """The bytes can be sent as they are: no blank line or carriage return in between, nothing to fill in."""
+
+
+class Member(msgspec.Struct, frozen=True, array_like=True):
+    """A part that rides in a bundle."""
+
+    job_id: str
+    part: str
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """A job in hand: one row of the ledger."""
+
+    job_id: str
+    state: JobState = JobState.DROPPED
+    due: datetime | None = None
+    """When the tick should look at it, if nothing else has moved it by then."""
+
+    container: str
+    name: str
+    etag: str
+    bytes: int
+    dropped_at: datetime
+
+    requests: int = 0
+    poisoned: int = 0
+    """How often its drop's message ended on the poison queue."""
+    parts_left: int = 0
+    """Parts whose current attempt is not settled."""
+    accepted_at: datetime | None = None
+    estimate: Estimate | None = None
+    """Of the lines that were accepted; of one that is retried, those that go again."""
+    finished_at: datetime | None = None
+    cancelled: bool = False
+    """Somebody asked us to cancel it."""
+    cancel_asked_at: datetime | None = None
+    retried_at: datetime | None = None
+    """When somebody asked for another attempt of its failed lines, to the second."""
+    attempts_before: int = 0
+    """The highest attempt before it was retried; 0 for a job that was not."""
+
+    bundle: bool = False
+    """It is a bundle of ours, not a drop (see bundling.py)."""
+    members: tuple[Member, ...] = ()
+    """The parts that ride in the bundle, once that is decided."""
+
+    @property
+    def path(self) -> str:
+        """Name of each of the job's blobs, without its ending."""
+        return result_path(self.name, self.job_id)
+
+    @property
+    def work_folder(self) -> str:
+        """Where its blobs lie in the work container."""
+        return work_folder(self.job_id, self.attempts_before)
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """One attempt of one part of a job: what goes into one service batch. One row of the ledger."""
+
+    job_id: str
+    number: int
+    attempt: int = 1
+    attempts_before: int = 0
+    """The highest attempt before its job was retried, as the job has it."""
+    state: PartState = PartState.WAITING
+    due: datetime | None = None
+    """When the tick should look at it; for a claimed part, when the claim ends."""
+
+    deployment: str
+    url: str
+    source: Source
+    requests: int
+    bytes: int = 0
+    """What it has to upload."""
+    estimated_tokens: int
+
+    bundles: bool = False
+    """It is small enough to share a batch, and was not sent yet."""
+    bundle: str = ""
+    """Id of the bundle that it rides in."""
+    waiting_since: datetime
+    """Since when it wants to go to the service: the oldest goes first."""
+    not_before: datetime | None = None
+    """A waiting part is not to be sent before."""
+    wait: Wait | None = None
+    """Why it waits, or waited last."""
+    admitted_at: datetime | None = None
+    """When the tick found room for it; it need not ask again."""
+    poisoned: int = 0
+    """How often its message ended on the poison queue."""
+    claims: int = 0
+    """How often it was claimed; after the first time, look for what an earlier claim left at the service."""
+    file_id: str = ""
+    """Its file at the service, where it was uploaded."""
+    input_blob: str = ""
+    """URL of the blob that the service reads it from, where it was not."""
+    output_folder: str = ""
+    """URL of the folder that the service then writes its results to."""
+    creating_at: datetime | None = None
+    """Set before a create is sent and cleared when the service said no: in between, a batch may exist."""
+    refused: tuple[str, ...] = ()
+    """Batches that the service refused for quota; none of their lines was run."""
+
+    leftovers: tuple[str, ...] = ()
+    """Files of refused batches, to be deleted with the rest."""
+
+    batch_id: str = ""
+    batch_status: str = ""
+    completed: int = 0
+    failed_so_far: int = 0
+    """What the service counts while it works."""
+    created_at: datetime | None = None
+    ended_at: datetime | None = None
+    output_file_id: str = ""
+    error_file_id: str = ""
+    output_blob: str = ""
+    error_blob: str = ""
+    """URLs, in the place of the file ids; the service names them even where it wrote no such blob."""
+    errors: tuple[ServiceError, ...] = ()
+    vanished_at: datetime | None = None
+    """When the service first said that it does not know the batch."""
+
+    succeeded: int = 0
+    failed: int = 0
+    """What this attempt made final, once it is settled."""
+    usage: Usage = Usage()
+    results: str = ""
+    """Name of the blob, in the work container, that keeps this attempt's results; empty if none was made final."""
+
+    @property
+    def key(self) -> str:
+        """The part's name within its job."""
+        return part_key(self.number, self.attempt)
+
+    @property
+    def file_name(self) -> str:
+        """Name of its file at the service: by it an upload whose answer was lost is found again."""
+        return f"{self.job_id}-{self.key}.jsonl"
+
+    @property
+    def work_path(self) -> str:
+        """Where its blobs lie in the work container, without their ending."""
+        return f"{work_folder(self.job_id, self.attempts_before)}/{self.key}"
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What marks its batch as this attempt's."""
+        return {"job": self.job_id, "part": str(self.number), "attempt": str(self.attempt)}
+
+    def moved(self, to: PartState, due: datetime | None, **changes: object) -> "Part":
+        """Return the part in state `to`, to be looked at again at `due`.
+
+        Raises:
+            IllegalMoveError: if `to` may not follow its state.
+        """
+        if to not in MOVES[self.state]:
+            raise IllegalMoveError(f"part {self.key} of job {self.job_id} may not go from {self.state} to {to}")
+        return msgspec.structs.replace(self, state=to, due=due, **changes)
+
+
+CANCELLED = "cancelled"
+"""Our own code: the part was not sent, because its job was cancelled."""
+
+
+def estimated_tokens(characters: int) -> int:
+    """Return the service's own estimate for lines whose bodies have that many characters."""
+    return characters // 4
+
+
+def outcome(*, succeeded: int, failed: int, cancelled: bool) -> Outcome:
+    """Return how an accepted job ended."""
+    if cancelled:
+        return Outcome.CANCELLED
+    if not failed:
+        return Outcome.SUCCEEDED
+    return Outcome.PARTIALLY_SUCCEEDED if succeeded else Outcome.FAILED
+
+
+def rides_in(bundle: Job, part: Part) -> bool:
+    """Return whether a member still waits for what comes of the bundle."""
+    return part.state is PartState.BUNDLED and part.bundle == bundle.job_id
+
+
+def riding(member: Part, carrier: Part) -> Part:
+    """Return a member's part as if the batch that carried it had been its own."""
+    return msgspec.structs.replace(
+        member,
+        batch_id=carrier.batch_id,
+        batch_status=carrier.batch_status,
+        created_at=carrier.created_at,
+        ended_at=carrier.ended_at,
+        errors=carrier.errors,
+        wait=carrier.wait,
+    )

@@ -1,0 +1,210 @@
+"""Accepted lines -> parts, and what is left of a part -> its next attempt. Pure."""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from types import MappingProxyType
+
+import msgspec
+
+from batch_fn.core.jobs import Part, PartState, Source, estimated_tokens
+from batch_fn.validation.lines import lines
+from batch_fn.validation.requests import Request, Stretch, body_characters
+
+FILLED_BYTES = len('"model":"",')
+"""What filling in a deployment adds to a line at most, besides its name."""
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What one part may hold."""
+
+    bytes: int
+    requests: int
+    tokens: int | None = None
+    """Of our estimate; None: no limit."""
+
+
+class Planner:
+    """Lays accepted lines, in the drop's order, into parts: each of one deployment and url, each within the limits.
+
+    A part is a byte range of the blob `name`, of `size` bytes, where its lines stand together. Where lines of other
+    parts stand in between, it is `interleaved`: its lines have to be picked into a blob of their own.
+    There are at most `most` parts, if that is given: the last one then takes all that is left, limits or not.
+    """
+
+    def __init__(
+        self, limits: Limits, *, container: str, name: str, size: int, picked: bool = False, most: int | None = None
+    ) -> None:
+        self._limits, self._most = limits, most
+        self._container, self._name, self._size, self._picked = container, name, size, picked
+        self._ranges: list[_Range] = []
+        self._open: dict[tuple[str, str], int] = {}
+        self._last: int | None = None
+
+    def add(self, lines: Request | Stretch) -> int:
+        """Lay more lines. Return the index of the part of the last one."""
+        filling = FILLED_BYTES + len(lines.deployment.encode()) if lines.filled else 0
+        size = lines.length + 1 + lines.requests * filling
+        group = (lines.deployment, lines.url)
+        index = self._open.get(group)
+        last = len(self._ranges) == self._most
+        room = index is not None and (last or self._ranges[index].has_room(lines, size, self._limits))
+        if isinstance(lines, Stretch) and not room:
+            return [self.add(each) for each in lines.each()][-1]
+        if index is None or not room:
+            index = self._open[group] = len(self._ranges)
+            self._ranges.append(_Range(lines))
+        elif index != self._last:
+            self._ranges[index].interleaved = True
+        self._ranges[index].take(lines, size)
+        self._last = index
+        return index
+
+    @property
+    def interleaved(self) -> frozenset[int]:
+        """The indexes of the parts whose lines do not stand together."""
+        return frozenset(index for index, each in enumerate(self._ranges) if each.interleaved)
+
+    def parts(
+        self,
+        job_id: str,
+        *,
+        now: datetime,
+        due: datetime,
+        first_number: int = 1,
+        attempt: int = 1,
+        attempts_before: int = 0,
+        picks: Mapping[int, Source] = MappingProxyType({}),
+    ) -> list[Part]:
+        """Return the parts, waiting since `now`, to be looked at by the tick from `due` on.
+
+        `picks` says where the lines of an interleaved part were picked to, by index.
+        """
+        return [
+            Part(
+                job_id=job_id,
+                number=first_number + index,
+                attempt=attempt,
+                attempts_before=attempts_before,
+                due=due,
+                waiting_since=now,
+                deployment=each.deployment,
+                url=each.url,
+                source=picks.get(index) or self._source(each),
+                requests=each.requests,
+                bytes=each.size,
+                estimated_tokens=estimated_tokens(each.characters),
+            )
+            for index, each in enumerate(self._ranges)
+        ]
+
+    def _source(self, each: "_Range") -> Source:
+        return Source(
+            container=self._container,
+            name=self._name,
+            offset=each.start,
+            length=each.end - each.start,
+            first_line=each.first_line,
+            picked=self._picked,
+            fill=each.fill,
+            whole=not each.start and each.end <= self._size <= each.end + 1,  # with or without a last line feed
+            verbatim=each.verbatim and not self._picked,
+        )
+
+
+class _Range:
+    """A run of lines that is to be one part."""
+
+    def __init__(self, first: Request | Stretch) -> None:
+        self.start = self.end = first.offset
+        self.first_line = first.line
+        self.deployment, self.url = first.deployment, first.url
+        self.requests = self.characters = self.size = 0
+        self.fill, self.verbatim, self.interleaved = False, True, False
+
+    def has_room(self, lines: Request | Stretch, size: int, limits: Limits) -> bool:
+        tokens = estimated_tokens(self.characters + lines.characters)
+        return (
+            self.size + size <= limits.bytes
+            and self.requests + lines.requests <= limits.requests
+            and (limits.tokens is None or tokens <= limits.tokens)
+        )
+
+    def take(self, lines: Request | Stretch, size: int) -> None:
+        # Anything between two lines but one line feed (a blank line, a carriage return) must not be sent.
+        follows_on = lines.offset == self.end + 1 or not self.requests
+        self.verbatim = self.verbatim and follows_on and not lines.filled
+        self.fill = self.fill or lines.filled
+        self.end = lines.offset + lines.length
+        self.requests += lines.requests
+        self.characters += lines.characters
+        self.size += size
+
+
+def split(
+    part: Part,
+    chunks: Iterable[bytes],
+    limits: Limits,
+    *,
+    max_line_bytes: int,
+    first_number: int,
+    most: int,
+    due: datetime,
+) -> list[Part]:
+    """Return smaller parts for the lines of a part, whose bytes are `chunks`; they keep its place in the line.
+
+    There are at most `most`; the last one may have to be split again.
+    """
+    source = part.source
+    planner = Planner(limits, container=source.container, name=source.name, size=0, picked=source.picked, most=most)
+    for line in lines(chunks, max_line_bytes):
+        raw = line.raw.partition(b"\t")[2] if source.picked else line.raw
+        planner.add(
+            Request(
+                line=source.first_line + line.number - 1,
+                offset=source.offset + line.offset,
+                length=line.length,
+                custom_id="",
+                url=part.url,
+                deployment=part.deployment,
+                characters=body_characters(raw),
+                filled=source.fill,
+            )
+        )
+    return planner.parts(
+        part.job_id,
+        now=part.waiting_since,
+        due=due,
+        first_number=first_number,
+        attempt=part.attempt,
+        attempts_before=part.attempts_before,
+    )
+
+
+def next_attempt(
+    part: Part,
+    *,
+    source: Source,
+    requests: int,
+    size: int,
+    characters: int,
+    now: datetime,
+    due: datetime,
+    bundles: bool,
+) -> Part:
+    """Return the part's next attempt, waiting, with the lines picked into `source`."""
+    return Part(
+        job_id=part.job_id,
+        number=part.number,
+        attempt=part.attempt + 1,
+        attempts_before=part.attempts_before,
+        state=PartState.WAITING,
+        due=due,
+        waiting_since=now,
+        deployment=part.deployment,
+        url=part.url,
+        source=source,
+        requests=requests,
+        bytes=size,
+        estimated_tokens=estimated_tokens(characters),
+        bundles=bundles,
+    )

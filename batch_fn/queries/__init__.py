@@ -1,0 +1,1 @@
+"""Read-only answers for the API, the page and the command line."""

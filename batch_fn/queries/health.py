@@ -1,0 +1,68 @@
+"""Whether all that the app depends on works."""
+
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from batch_fn.app import App
+from batch_fn.queries.job_list import Detail
+from batch_fn.runtime import clock
+
+HEALTH_SECONDS = 10
+
+
+TICK_LATE_SECONDS = 600
+"""The tick runs each minute; the alert for one that does not run waits as long."""
+
+
+def check_health(app: App) -> Detail:
+    """Return whether each thing that the app rests on is well, asked now."""
+    checks = {"blob": _blob, "queue": _queue, "table": _table, "service": _service, "tick": _tick, "poison": _poison}
+    pool = ThreadPoolExecutor(len(checks))
+    asked = {name: pool.submit(check, app) for name, check in checks.items()}
+    end = time.monotonic() + HEALTH_SECONDS
+    found = {name: _found(answer, end) for name, answer in asked.items()}
+    pool.shutdown(wait=False, cancel_futures=True)  # who does not answer is not waited for
+    return {"status": "healthy" if all(each["ok"] for each in found.values()) else "unhealthy", "checks": found}
+
+
+def _found(answer: Future[Detail], end: float) -> Detail:
+    try:
+        return answer.result(max(0, end - time.monotonic()))
+    except TimeoutError:
+        return {"ok": False, "detail": f"no answer within {HEALTH_SECONDS} seconds"}
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is not well
+        return {"ok": False, "detail": type(error).__name__}  # what it says may hold an address
+
+
+def _blob(app: App) -> Detail:
+    next(app.containers.inbox(), None)
+    return {"ok": True, "detail": None}
+
+
+def _queue(app: App) -> Detail:
+    app.queues.poisoned()
+    return {"ok": True, "detail": None}
+
+
+def _table(app: App) -> Detail:
+    app.ledger.last_tick()
+    return {"ok": True, "detail": None}
+
+
+def _service(app: App) -> Detail:
+    next(app.service.pages(), None)
+    return {"ok": True, "detail": None}
+
+
+def _tick(app: App) -> Detail:
+    last = app.ledger.last_tick()
+    if last is None:
+        return {"ok": False, "age_seconds": None, "detail": "no tick has come to its end yet"}
+    age = max(0, int((clock.now() - last).total_seconds()))
+    late = age > TICK_LATE_SECONDS
+    return {"ok": not late, "age_seconds": age, "detail": "the tick does not run" if late else None}
+
+
+def _poison(app: App) -> Detail:
+    counts = app.queues.poisoned()
+    return {"ok": not any(counts.values()), "queues": counts}

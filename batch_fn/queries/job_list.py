@@ -1,0 +1,133 @@
+"""What is to be known of jobs, batches, deployments and the app's health, for whoever asks: read models, for JSON.
+
+Nothing here changes anything. What a finished job has to say stands in its report; of a job in hand the same fields are
+made of the ledger's rows.
+"""
+
+import functools
+import heapq
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from batch_fn.app import App
+from batch_fn.core.jobs import Job, Usage
+from batch_fn.core.report import stamp
+from batch_fn.queries.job_detail import OUTCOMES, Progress, _of_work, status_of
+from batch_fn.storage.rows import Finished, Glance, Held, Work, place
+from batch_fn.storage.tables import HISTORY_PAGE
+
+READS_AT_ONCE = 8
+
+
+SCANNED_ROWS = 5_000
+"""Jobs that one page looks at, at most: a filter that hits nothing must not read the whole history."""
+
+
+LISTED = ("job_id", "status", "counts", "progress", "finding_count", "usage", "cost")
+
+
+LISTED_TIMES = ("dropped", "accepted", "submitted", "finished")
+"""What a list of jobs has of each one's detail."""
+
+
+type Detail = dict[str, Any]
+
+
+class JobsPage(msgspec.Struct, frozen=True):
+    """Some jobs, the last dropped first. It may hold fewer than asked for; where `after` is null there are no more."""
+
+    jobs: list[Detail]
+    after: str | None
+
+
+def list_jobs(
+    app: App,
+    *,
+    status: Iterable[str] = (),
+    prefix: str = "",
+    since: datetime | None = None,
+    until: datetime | None = None,
+    limit: int = 50,
+    after: str | None = None,
+) -> JobsPage:
+    """Return a page of jobs, in hand or finished: those of one of the statuses, whose drop's name begins so.
+
+    `since` and `until` are about when it was dropped, both included. `after` is what the page before gave.
+    """
+    wanted = frozenset(status)
+    found: list[Job | Finished | Glance] = []
+    more = last = None
+    past: Iterator[Finished | Glance] = iter(())
+    if not (wanted or prefix):  # no more rows are asked for than are shown
+        past = app.ledger.history(Finished, after=after, since=since, until=until, page=min(limit + 1, HISTORY_PAGE))
+    elif not wanted or wanted & OUTCOMES:
+        past = app.ledger.history(Glance, after=after, since=since, until=until, page=HISTORY_PAGE)
+    for looked_at, job in enumerate(_in_order(app, past, since, until, after)):
+        if len(found) == limit or looked_at == SCANNED_ROWS:
+            more = last
+            break
+        last = job.job_id
+        if (not wanted or status_of(job) in wanted) and job.name.startswith(prefix):
+            found.append(job)
+    bundle_of = functools.cache(app.ledger.work)  # many on one page may ride in the same
+    with ThreadPoolExecutor(READS_AT_ONCE) as pool:
+        return JobsPage([*filter(None, pool.map(lambda job: _row(app, job, bundle_of), found))], more)
+
+
+def _in_order(
+    app: App,
+    past: Iterator[Finished | Glance],
+    since: datetime | None,
+    until: datetime | None,
+    after: str | None,
+) -> Iterator[Job | Finished | Glance]:
+    """Yield each job once, the last dropped first; those in hand among those that are finished."""
+    hand = {
+        job.job_id: job
+        for job in app.ledger.jobs_in_hand()
+        if not job.bundle
+        and (since is None or job.dropped_at >= since)
+        and (until is None or job.dropped_at <= until)
+        and (after is None or place(job.job_id) > place(after))
+    }
+    here: list[Job | Finished | Glance] = sorted(hand.values(), key=lambda job: place(job.job_id))
+    gone = (job for job in past if job.job_id not in hand)
+    yield from heapq.merge(here, gone, key=lambda job: place(job.job_id))
+
+
+def _row(app: App, job: Job | Finished | Glance, bundle_of: Callable[[str], Work | None]) -> Detail | None:
+    """Return a job as a list shows it; None if it is gone, which only somebody else can have done."""
+    if isinstance(job, Glance):
+        finished = app.ledger.finished(job.job_id)
+        return _row(app, finished, bundle_of) if finished else None
+    if isinstance(job, Finished):
+        detail = _of_history(job)
+    else:
+        work = app.ledger.work(job.job_id) or Work(Held(job, ""))  # without: it was finished a moment ago
+        detail = _of_work(app, work, bundle_of)
+    return {name: detail[name] for name in LISTED} | {
+        "input": {"container": job.container, "name": job.name, "bytes": job.bytes, "requests": job.requests},
+        "times": {name: detail["times"][name] for name in LISTED_TIMES},
+        "report": job.report if isinstance(job, Finished) else None,
+    }
+
+
+def _of_history(job: Finished) -> Detail:
+    """Return what the history tells of a finished job, as its report would."""
+    detail: Detail = msgspec.to_builtins(
+        {
+            "job_id": job.job_id,
+            "status": job.status,
+            "counts": {"requests": job.requests, "succeeded": job.succeeded, "failed": job.failed},
+            "progress": Progress(job.requests, job.succeeded, job.failed),
+            "finding_count": job.finding_count,
+            "usage": Usage(job.prompt_tokens, job.completion_tokens, job.total_tokens),
+            "cost": job.cost,
+            "times": {name: stamp(getattr(job, f"{name}_at")) for name in LISTED_TIMES},
+        }
+    )
+    return detail

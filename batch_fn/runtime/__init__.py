@@ -1,0 +1,1 @@
+"""Clock, log, telemetry and memory of this process."""

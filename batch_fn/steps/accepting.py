@@ -1,0 +1,53 @@
+"""A job is accepted: its parts and its new state are entered in one, whether it is a drop or is retried."""
+
+import msgspec
+
+from batch_fn.app import App
+from batch_fn.core.jobs import Estimate, Job, JobState, Part, Usage
+from batch_fn.core.prices import cost
+from batch_fn.runtime import clock, log
+from batch_fn.steps.bundling import may_bundle
+from batch_fn.steps.ownership import unmoved
+from batch_fn.storage.rows import Change, ConflictError, Held
+
+
+def accept(app: App, held: Held[Job], parts: list[Part], kept: Part | None = None) -> bool:
+    """Enter the parts together with the accepted job, cancelled or not, and have them submitted.
+
+    `held` is the row of the job as it was read before it was accepted; `kept` is a settled part with results from
+    before the job was retried. Return False if another instance has it.
+    """
+    estimate = _estimate(app, parts)
+    if len(parts) == 1 and may_bundle(app, parts[0].bytes):
+        later = clock.after(app.settings.bundle_seconds + app.settings.resend_seconds)
+        parts = [msgspec.structs.replace(parts[0], bundles=True, due=later)]
+    rows = [*parts, kept] if kept else parts
+    while True:
+        now = clock.now()
+        job = msgspec.structs.replace(
+            held.row,
+            state=JobState.ACCEPTED,
+            due=now if held.row.cancelled else None,
+            requests=sum(part.requests for part in rows),
+            parts_left=len(parts),
+            accepted_at=now,
+            estimate=estimate,
+        )
+        try:
+            app.ledger.change([*map(Change, rows), Change(job, held.etag)])
+            break
+        except ConflictError:
+            again = unmoved(app, held)
+            if again is None:
+                return False
+            held = again
+    facts = {"input_tokens_estimated": estimate.prompt_tokens, "input_cost_estimated": estimate.cost}
+    log.note("job_accepted", job_id=job.job_id, requests=job.requests, parts=len(parts), **facts)
+    for part in parts:
+        app.queues.submit(job.job_id, part.key, app.settings.bundle_seconds if part.bundles else 0)
+    return True
+
+
+def _estimate(app: App, parts: list[Part]) -> Estimate:
+    spent = [(part.deployment, Usage(part.estimated_tokens, 0, part.estimated_tokens)) for part in parts]
+    return Estimate(sum(part.estimated_tokens for part in parts), cost(spent, app.settings.prices))

@@ -1,0 +1,1 @@
+"""Tables, blobs and queues: the only package that imports the Azure storage SDKs."""

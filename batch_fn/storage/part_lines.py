@@ -1,0 +1,107 @@
+"""The lines of a part, wherever they lie: to read them one by one, and to send them as one file."""
+
+import contextlib
+import io
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import IO, NamedTuple, cast
+
+from batch_fn.core.jobs import Part, Source
+from batch_fn.settings import Settings
+from batch_fn.storage.blob_streams import CHUNK_BYTES
+from batch_fn.storage.blobs import Containers
+from batch_fn.validation.lines import lines
+from batch_fn.validation.requests import fill_deployment
+
+
+class SourceLine(NamedTuple):
+    """One request of a part."""
+
+    line: int
+    """Its line number in the drop."""
+    raw: bytes
+
+
+def read_lines(containers: Containers, source: Source, max_line_bytes: int) -> Iterator[SourceLine]:
+    """Yield the requests of a part in the drop's order."""
+    for each in lines(read_range(containers, source), max_line_bytes):
+        if source.picked:
+            number, raw = each.raw.split(b"\t", 1)
+            yield SourceLine(int(number), raw)
+        else:
+            yield SourceLine(source.first_line + each.number - 1, each.raw)
+
+
+def read_range(containers: Containers, source: Source) -> Iterator[bytes]:
+    """Yield the bytes of a part as they lie there."""
+    return containers.read(source.container, source.name, source.offset, source.length)
+
+
+def picked(line: SourceLine) -> bytes:
+    """Return the request as one line of a blob of picked lines."""
+    return b"%d\t%b\n" % line
+
+
+def input_blob_of(containers: Containers, part: Part, settings: Settings) -> str:
+    """Return the URL of a blob that holds just what is to be sent: the drop's copy itself where it can be."""
+    source = part.source
+    if source.verbatim and source.whole:
+        return containers.url(source.container, source.name)
+    with upload_content(containers, part, settings.max_line_bytes) as content:
+        containers.write(
+            settings.work_container, f"{part.work_path}.jsonl", iter(lambda: content.read(CHUNK_BYTES), b"")
+        )
+    return containers.url(settings.work_container, f"{part.work_path}.jsonl")
+
+
+@contextlib.contextmanager
+def upload_content(containers: Containers, part: Part, max_line_bytes: int) -> Iterator[IO[bytes]]:
+    """Give the part as the file to upload: straight from the blob where it can be sent as it is, else rewritten."""
+    source = part.source
+    if source.verbatim and source.length is not None:
+        content = _Range(lambda: read_range(containers, source), source.length)
+        yield cast(IO[bytes], content)
+        return
+    with tempfile.TemporaryFile() as spool:
+        for each in read_lines(containers, source, max_line_bytes):
+            spool.write(fill_deployment(each.raw, part.deployment) if source.fill else each.raw)
+            spool.write(b"\n")
+        spool.seek(0)
+        yield spool
+
+
+class _Range(io.RawIOBase):
+    """A byte range of a blob as the file that the SDK uploads: it asks for the length by seeking, then reads once."""
+
+    def __init__(self, chunks: Callable[[], Iterator[bytes]], length: int) -> None:
+        self._open, self._length = chunks, length
+        self._chunks = chunks()
+        self._rest = memoryview(b"")
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._position = offset + (self._length if whence == io.SEEK_END else 0)
+        if self._position not in {0, self._length}:
+            raise io.UnsupportedOperation("a range is read from its beginning")
+        if self._position == 0:
+            self._chunks, self._rest = self._open(), memoryview(b"")
+        return self._position
+
+    def read(self, size: int = -1) -> bytes:
+        if size < 0:
+            return self.readall()
+        if not self._rest:
+            self._rest = memoryview(next(self._chunks, b""))
+        piece = self._rest[:size]
+        self._rest = self._rest[len(piece) :]
+        self._position += len(piece)
+        return bytes(piece)

@@ -1,0 +1,196 @@
+"""The rows of the tables, and how each becomes an entity and is read back."""
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from types import UnionType
+from typing import Any, NamedTuple, get_args, get_origin
+
+import msgspec
+
+from batch_fn.core.jobs import Job, Outcome, Part
+from batch_fn.core.names import dropped_at
+from batch_fn.storage.tables import Row
+
+TRANSACTION_LIMIT = 100  # source: Azure Tables, "Performing entity group transactions"
+
+
+JOB_ROW = "job"
+
+
+LAST_SECOND = 99_999_999_999
+
+
+DAY_DIGITS = 6
+"""How much of its place in the history is a job's partition there: about a day."""
+
+
+class ConflictError(Exception):
+    """Somebody else changed the row since it was read: read it again and decide anew."""
+
+
+class Held[T: Row](NamedTuple):
+    """A row together with the ETag it had when it was read."""
+
+    row: T
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A job in hand with all attempts of its parts."""
+
+    job: Held[Job]
+    parts: list[Held[Part]] = field(default_factory=list)
+
+    def part(self, key: str) -> Held[Part] | None:
+        """Return the attempt of that key, None if there is none."""
+        return next((held for held in self.parts if held.row.key == key), None)
+
+
+class Finished(msgspec.Struct, frozen=True, kw_only=True):
+    """A finished job, as the history keeps it."""
+
+    job_id: str
+    status: Outcome
+    container: str
+    name: str
+    etag: str
+    bytes: int
+    requests: int
+    succeeded: int
+    failed: int
+    finding_count: int
+    total_tokens: int
+    dropped_at: datetime
+    finished_at: datetime
+    report: str
+    attempts: int = 1
+    """The highest attempt of its parts; one that is retried goes on from there."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float | None = None
+    accepted_at: datetime | None = None
+    submitted_at: datetime | None = None
+
+
+class Glance(msgspec.Struct, frozen=True):
+    """Of a finished job, what tells whether it is looked for."""
+
+    job_id: str
+    status: Outcome
+    name: str
+
+
+class Spent(msgspec.Struct, frozen=True, kw_only=True):
+    """Of a finished job, what it came to."""
+
+    dropped_at: datetime
+    succeeded: int
+    failed: int
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int
+    cost: float | None = None
+
+
+class Change(NamedTuple):
+    """One write of a transaction. `etag` None inserts the row, which must not be there yet."""
+
+    row: Row
+    etag: str | None = None
+
+
+def _split(changes: list[Change]) -> tuple[list[list[Change]], list[Change]]:
+    """Part the changes into inserts that go ahead, and those that must be made together with the updates."""
+    inserts = [change for change in changes if change.etag is None]
+    updates = [change for change in changes if change.etag is not None]
+    room = TRANSACTION_LIMIT - len(updates)
+    early, late = inserts[: max(0, len(inserts) - room)], inserts[max(0, len(inserts) - room) :]
+    ahead = [early[start : start + TRANSACTION_LIMIT] for start in range(0, len(early), TRANSACTION_LIMIT)]
+    return ahead, late + updates
+
+
+def _operation(change: Change) -> Any:
+    from azure.core import MatchConditions
+    from azure.data.tables import UpdateMode
+
+    if change.etag is None:
+        return ("create", _entity(change.row))
+    condition = {"mode": UpdateMode.REPLACE, "etag": change.etag, "match_condition": MatchConditions.IfNotModified}
+    return ("update", _entity(change.row), condition)
+
+
+def _safe(name: str) -> str:
+    """Return a row key for a name that users gave: not every character may stand in a key."""
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def _history_key(job_id: str) -> tuple[str, str]:
+    """Return partition and row key of a finished job: newest first, about a day to a partition."""
+    return place(job_id)[:DAY_DIGITS], place(job_id)
+
+
+def place(job_id: str) -> str:
+    """Return where a job stands in the history, and among those in hand: the last dropped sorts first."""
+    return f"{_backwards(dropped_at(job_id))}-{job_id}"
+
+
+def _backwards(time: datetime) -> str:
+    seconds = min(max(math.floor(time.timestamp()), 0), LAST_SECOND)
+    return f"{LAST_SECOND - seconds:011d}"
+
+
+def _entity(row: Row) -> dict[str, Any]:
+    key = row.key if isinstance(row, Part) else JOB_ROW
+    return {"PartitionKey": row.job_id, "RowKey": key, **_columns(row)}
+
+
+def _columns(row: msgspec.Struct) -> dict[str, Any]:
+    """Return a column for each field: times and text as they are, whole numbers in 64 bits, all else as JSON."""
+    from azure.data.tables import EdmType
+
+    columns: dict[str, Any] = {}
+    for name, value in msgspec.structs.asdict(row).items():
+        if value is None:
+            continue
+        if isinstance(value, bool | datetime | float):
+            columns[name] = value
+        elif isinstance(value, int):
+            columns[name] = (value, EdmType.INT64)
+        elif isinstance(value, str):
+            columns[name] = str(value)
+        else:
+            columns[name] = msgspec.json.encode(value).decode()
+    return columns
+
+
+def _row[T: msgspec.Struct](kind: type[T], entity: Any) -> T:
+    """Return the row that `_columns` made the entity of."""
+    values: dict[str, Any] = {}
+    for each in msgspec.structs.fields(kind):
+        value = entity.get(each.encode_name)
+        if value is None:
+            continue
+        if isinstance(value, tuple):  # a 64 bit number comes back with its type
+            value = value[0]
+        if isinstance(value, datetime):
+            value = datetime.fromtimestamp(value.timestamp(), UTC)  # the SDK's own subclass does not convert
+        elif isinstance(value, str) and _is_json(each.type):
+            value = json.loads(value)
+        values[each.name] = value
+    return msgspec.convert(values, kind)
+
+
+def _held[T: Row](kind: type[T], entity: Any) -> Held[T]:
+    return Held(_row(kind, entity), str(entity.metadata["etag"]))
+
+
+def _is_json(kind: Any) -> bool:
+    """Whether a field of that type is kept as JSON."""
+    choices = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    return any(
+        get_origin(each) is tuple or (isinstance(each, type) and issubclass(each, msgspec.Struct)) for each in choices
+    )

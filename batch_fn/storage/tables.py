@@ -1,0 +1,322 @@
+"""Table storage: the truth about every job and part. Each change is conditional on the ETag that was read.
+
+Three tables. *Work* holds what is in hand: a partition for each unfinished job, with the job's row and a row for each
+attempt of its parts, so that one query reads a job whole and one transaction can change several of its rows. *Jobs*
+holds one row for each finished job, for ever. A finished job's rows leave work, so whoever reads work (the tick does,
+every minute) pays for what is open and not for what has been. *Deployments* holds what is known of each one's quota,
+and when the last tick was.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from batch_fn.core.admission import Deployment
+from batch_fn.core.jobs import Job, Part
+from batch_fn.storage.rows import (
+    DAY_DIGITS,
+    JOB_ROW,
+    TRANSACTION_LIMIT,
+    Change,
+    ConflictError,
+    Finished,
+    Glance,
+    Held,
+    Spent,
+    Work,
+    _backwards,
+    _columns,
+    _entity,
+    _held,
+    _history_key,
+    _operation,
+    _row,
+    _safe,
+    _split,
+    place,
+)
+
+if TYPE_CHECKING:
+    from azure.data.tables import TableServiceClient
+
+
+HISTORY_PAGE = 1_000  # rows: the most that one call gives
+
+
+type Row = Job | Part
+
+
+class Ledger:
+    """The tables, by what the app asks of them."""
+
+    def __init__(
+        self, tables: "TableServiceClient", *, jobs_table: str, work_table: str, deployments_table: str
+    ) -> None:
+        self._jobs = tables.get_table_client(jobs_table)
+        self._work = tables.get_table_client(work_table)
+        self._deployments = tables.get_table_client(deployments_table)
+
+    def begin(self, job: Job) -> Held[Job]:
+        """Insert the job's row if it is absent. Return the row that is there then: this one, or an earlier one."""
+        from azure.core.exceptions import ResourceExistsError
+
+        try:
+            answer = self._work.create_entity(_entity(job))
+        except ResourceExistsError:
+            entity = self._work.get_entity(job.job_id, JOB_ROW)
+            return _held(Job, entity)
+        return Held(job, str(answer["etag"]))
+
+    def finished(self, job_id: str) -> Finished | None:
+        """Return the finished job of that id, None if it is not (or not yet) in the history."""
+        from azure.core.exceptions import ResourceNotFoundError
+
+        try:
+            return _row(Finished, self._jobs.get_entity(*_history_key(job_id)))
+        except ResourceNotFoundError:
+            return None
+
+    def work(self, job_id: str) -> Work | None:
+        """Return the job in hand of that id with its parts, None if there is none."""
+        query = self._work.query_entities("PartitionKey eq @job", parameters={"job": job_id})
+        job: Held[Job] | None = None
+        parts: list[Held[Part]] = []
+        for entity in query:
+            if entity["RowKey"] == JOB_ROW:
+                job = _held(Job, entity)
+            else:
+                parts.append(_held(Part, entity))
+        if job is None:
+            return None
+        # Parts of a run before this one were inserted late, ahead of a transaction that came too late.
+        return Work(job, [held for held in parts if held.row.attempts_before == job.row.attempts_before])
+
+    def due(self, now: datetime) -> Iterator[Held[Job] | Held[Part]]:
+        """Yield every row in hand that is to be looked at by `now`."""
+        for entity in self._work.query_entities("due le @now", parameters={"now": now}):
+            if entity["RowKey"] == JOB_ROW:
+                yield _held(Job, entity)
+            else:
+                yield _held(Part, entity)
+
+    def jobs_in_hand(self) -> Iterator[Job]:
+        """Yield every unfinished job."""
+        for entity in self._work.query_entities("RowKey eq @job", parameters={"job": JOB_ROW}):
+            yield _row(Job, entity)
+
+    def history[T: Finished | Glance | Spent](
+        self,
+        kind: type[T],
+        *,
+        after: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        page: int = HISTORY_PAGE,
+    ) -> Iterator[T]:
+        """Yield the finished jobs, the last dropped first; a page is asked for when the one before is used up.
+
+        Of each, only what `kind` has travels: thousands may be looked at to show fifty. `after` is the id of a job,
+        finished or not: those that come behind it. Both times are included.
+        """
+        bounds = ["PartitionKey ge @low_day", "RowKey gt @low"]
+        given = {"low_day": "0", "low": "0"}
+        lows = [*([place(after)] if after else []), *([_backwards(until)] if until else [])]
+        if lows:
+            given |= {"low_day": max(lows)[:DAY_DIGITS], "low": max(lows)}
+        if since:
+            high = f"{_backwards(since)}-~"  # behind every id
+            bounds += ["PartitionKey le @high_day", "RowKey lt @high"]
+            given |= {"high_day": high[:DAY_DIGITS], "high": high}
+        found = self._jobs.query_entities(
+            " and ".join(bounds), parameters=given, results_per_page=page, select=[*kind.__struct_fields__]
+        )
+        for entity in found:
+            yield _row(kind, entity)
+
+    def parts_of(self, deployment: str) -> Iterator[Part]:
+        """Yield the parts in hand of a deployment that are with the service, or on their way to it."""
+        query = "deployment eq @deployment and (state eq 'open' or state eq 'claimed')"
+        for entity in self._work.query_entities(query, parameters={"deployment": deployment}):
+            yield _row(Part, entity)
+
+    def parts_in_hand(self) -> Iterator[Part]:
+        """Yield the parts that wait, and those that are with the service or on their way to it."""
+        query = "state eq 'waiting' or state eq 'open' or state eq 'claimed'"
+        for entity in self._work.query_entities(query):
+            yield _row(Part, entity)
+
+    def bundleable(self, part: Part) -> Iterator[Held[Part]]:
+        """Yield the waiting parts, `part` among them, that may share a batch with it."""
+        query = "bundles eq true and state eq 'waiting' and deployment eq @deployment and url eq @url"
+        for entity in self._work.query_entities(query, parameters={"deployment": part.deployment, "url": part.url}):
+            yield _held(Part, entity)
+
+    def riders(self, bundle_id: str) -> Iterator[Held[Part]]:
+        """Yield the parts that were claimed for a bundle."""
+        query = "state eq 'bundled' and bundle eq @bundle"
+        for entity in self._work.query_entities(query, parameters={"bundle": bundle_id}):
+            yield _held(Part, entity)
+
+    def deployment(self, name: str) -> Deployment:
+        """Return what is known of a deployment; nothing, for one that was never used."""
+        return self._deployment(name)[0]
+
+    def deployments(self) -> Iterator[Deployment]:
+        """Yield what is known of each deployment that was ever used."""
+        for entity in self._deployments.query_entities("PartitionKey eq 'deployment'"):
+            yield _row(Deployment, entity)
+
+    def note_tick(self, at: datetime) -> None:
+        """Write down when a tick came to its end."""
+        from azure.data.tables import UpdateMode
+
+        self._deployments.upsert_entity({"PartitionKey": "tick", "RowKey": "last", "at": at}, UpdateMode.REPLACE)
+
+    def last_tick(self) -> datetime | None:
+        """Return when the last tick came to its end, None if none ever did."""
+        from azure.core.exceptions import ResourceNotFoundError
+
+        try:
+            at = self._deployments.get_entity("tick", "last")["at"]
+        except ResourceNotFoundError:
+            return None
+        return datetime.fromtimestamp(at.timestamp(), UTC)
+
+    def note_deployment(self, name: str, change: Callable[[Deployment], Deployment]) -> Deployment:
+        """Replace what is known of a deployment by what `change` makes of it, however many do so at once.
+
+        Returns:
+            What is known now; nothing is written if it is the same as before.
+        """
+        while True:
+            known, etag = self._deployment(name)
+            new = change(known)
+            if new == known or self._put_deployment(new, etag):
+                return new
+
+    def _deployment(self, name: str) -> tuple[Deployment, str | None]:
+        from azure.core.exceptions import ResourceNotFoundError
+
+        try:
+            entity = self._deployments.get_entity("deployment", _safe(name))
+        except ResourceNotFoundError:
+            return Deployment(name=name), None
+        return _row(Deployment, entity), str(entity.metadata["etag"])
+
+    def _put_deployment(self, deployment: Deployment, etag: str | None) -> bool:
+        """Write the row, and return whether it was still as it had been read."""
+        from azure.core import MatchConditions
+        from azure.core.exceptions import ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
+        from azure.data.tables import UpdateMode
+
+        entity = {"PartitionKey": "deployment", "RowKey": _safe(deployment.name), **_columns(deployment)}
+        try:
+            if etag is None:
+                self._deployments.create_entity(entity)
+            else:
+                self._deployments.update_entity(
+                    entity, UpdateMode.REPLACE, etag=etag, match_condition=MatchConditions.IfNotModified
+                )
+        except (ResourceExistsError, ResourceModifiedError, ResourceNotFoundError):
+            return False
+        return True
+
+    def update[T: Row](self, held: Held[T], row: T) -> Held[T]:
+        """Put `row` in the place of what was read. Return it with its new ETag.
+
+        Raises:
+            ConflictError: if the row has changed, or is gone, since it was read.
+        """
+        from azure.core import MatchConditions
+        from azure.core.exceptions import ResourceModifiedError, ResourceNotFoundError
+        from azure.data.tables import UpdateMode
+
+        try:
+            answer = self._work.update_entity(
+                _entity(row), UpdateMode.REPLACE, etag=held.etag, match_condition=MatchConditions.IfNotModified
+            )
+        except (ResourceModifiedError, ResourceNotFoundError) as error:
+            raise ConflictError from error
+        return Held(row, str(answer["etag"]))
+
+    def change(self, changes: Iterable[Change]) -> None:
+        """Make all the changes to rows of one job, or none.
+
+        Inserts beyond a transaction's limit go ahead of it, and count for nothing until it is made. Some that are there
+        already, from a run that died or from one at work elsewhere, are left as they are: they may have moved on.
+
+        Raises:
+            ConflictError: if one of the rows has changed since it was read, or is there where it should not be.
+        """
+        ahead, together = _split([*changes])
+        for some in ahead:
+            with contextlib.suppress(ConflictError):
+                self._transact([_operation(change) for change in some])
+        self._transact([_operation(change) for change in together])
+
+    def finish(self, finished: Finished) -> None:
+        """Enter the job into the history; doing it again changes nothing.
+
+        Raises:
+            ConflictError: if a later run of the job, which was retried, is in the history already.
+        """
+        from azure.core import MatchConditions
+        from azure.core.exceptions import ResourceExistsError, ResourceModifiedError
+        from azure.data.tables import UpdateMode
+
+        partition, row = _history_key(finished.job_id)
+        entity = {"PartitionKey": partition, "RowKey": row, **_columns(finished)}
+        while True:
+            with contextlib.suppress(ResourceExistsError):
+                self._jobs.create_entity(entity)
+                return
+            found = self._jobs.get_entity(partition, row)
+            if _row(Finished, found).attempts > finished.attempts:
+                raise ConflictError
+            etag, if_still = found.metadata["etag"], MatchConditions.IfNotModified
+            with contextlib.suppress(ResourceModifiedError):
+                # Replaced, not merged: what the run before a retry had and this one has not must go.
+                self._jobs.update_entity(entity, UpdateMode.REPLACE, etag=etag, match_condition=if_still)
+                return
+
+    def forget(self, work: Work) -> None:
+        """Delete the job's rows from work, its own last: as long as that one stands, the rest can be found.
+
+        If that one has changed since it was read, somebody else has the job in hand, and it stays.
+        """
+        from azure.core import MatchConditions
+
+        condition = {"etag": work.job.etag, "match_condition": MatchConditions.IfNotModified}
+        keys = [held.row.key for held in work.parts] + [JOB_ROW]
+        for start in range(0, len(keys), TRANSACTION_LIMIT):
+            some = keys[start : start + TRANSACTION_LIMIT]
+            entities = [{"PartitionKey": work.job.row.job_id, "RowKey": key} for key in some]
+            try:
+                self._transact(
+                    [("delete", each, *([condition] if each["RowKey"] == JOB_ROW else ())) for each in entities]
+                )
+            except ConflictError:
+                return  # somebody else has forgotten it
+
+    def sweep(self, finished: Finished) -> None:
+        """Delete parts of a finished job that were inserted, ahead of a transaction, after it had been forgotten.
+
+        Those of higher attempts are left: the job is being retried.
+        """
+        from azure.core.exceptions import ResourceNotFoundError
+
+        for entity in self._work.query_entities("PartitionKey eq @job", parameters={"job": finished.job_id}):
+            if entity["RowKey"] != JOB_ROW and _row(Part, entity).attempt <= finished.attempts:
+                with contextlib.suppress(ResourceNotFoundError):
+                    self._work.delete_entity(entity)
+
+    def _transact(self, operations: list[Any]) -> None:
+        from azure.data.tables import TableTransactionError
+
+        try:
+            self._work.submit_transaction(operations)
+        except TableTransactionError as error:
+            if error.status_code in {404, 409, 412}:
+                raise ConflictError from error
+            raise

@@ -1,0 +1,1 @@
+"""Checks a drop line by line. Pure: no I/O, no SDK, nothing of the other packages."""
