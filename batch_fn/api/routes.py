@@ -27,10 +27,7 @@ from batch_fn.runtime import log
 from batch_fn.storage.rows import Finished
 
 DEFAULT_LIMIT, MOST = 50, 200
-
-
 DEFAULT_DAYS, MOST_DAYS = 7, 90
-
 
 HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 

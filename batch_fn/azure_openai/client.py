@@ -30,13 +30,9 @@ if TYPE_CHECKING:
 
     from batch_fn.settings import Settings
 
-
 PAGE = 100  # the most that one list call gives
 
-
 DOWNLOAD_TRIES = 4
-
-
 CREATE_TIMEOUT_SECONDS = 60.0
 
 

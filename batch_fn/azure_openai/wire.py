@@ -18,8 +18,6 @@ from batch_fn.core.batches import (
 )
 
 MESSAGE_CHARACTERS = 500
-
-
 KEPT_ERRORS = 20
 
 

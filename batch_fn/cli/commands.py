@@ -35,7 +35,6 @@ from batch_fn.validation.findings import REPORTED_FINDINGS, Finding
 
 SETTINGS_FILE = Path("local.settings.json")
 
-
 INTERRUPTED = 130
 
 
@@ -96,18 +95,12 @@ def _app() -> App:
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON, for scripts.")
-
-
 out_option = click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Bring output, errors and report into this folder."
 )
-
-
 files_argument = click.argument(
     "files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False)
 )
-
-
 deployment_option = click.option("--deployment", help="Fills in the model of lines that have none.")
 
 

@@ -18,8 +18,6 @@ DOING = {
     PartState.SETTLED: "not sent",
 }
 """What becomes of a part that has no batch."""
-
-
 PLAIN_WIDTH = 160
 
 

@@ -18,13 +18,9 @@ from batch_fn.core.jobs import Part, Wait
 FRESH = timedelta(minutes=2)
 """For how long a count of enqueued tokens is believed: batches end without telling us the new one."""
 
-
 LEARNING_RATE = 0.3
-
-
 CORRECTION_RANGE = (0.25, 4.0)
 """How far one look at the headers may move the correction, and how far all together: other clients count as well."""
-
 
 LEARNING_TOKENS = 1_000
 """Batches smaller than this teach nothing: rounding would drown it."""

@@ -10,12 +10,9 @@ BATCH_STATUSES = frozenset(
 )
 """Source: how-to, "Track batch job progress"."""
 
-
 TOKEN_LIMIT = "token_limit_exceeded"  # noqa: S105 - the service's word, no secret
 
-
 NO_PERMISSIONS = "input_no_permissions"
-
 
 PERMANENT_FAILURES = frozenset(
     {

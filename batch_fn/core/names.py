@@ -7,12 +7,8 @@ from datetime import UTC, datetime
 FILE_NAME = r"(?P<job_id>\d{8}T\d{6}Z-[0-9a-f]{10})-part-\d{5}-(?P<attempt>\d{2,})\.jsonl"
 """The names of our files at the service (see `Part.file_name`)."""
 
-
 BLOB_NAME_LIMIT = 1024  # characters. Source: Azure Storage, "Naming and referencing containers, blobs, and metadata"
-
-
 SEGMENT_LIMIT = 254  # of a name, parted by slashes. Source: the same
-
 
 JOB_ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{10}")
 

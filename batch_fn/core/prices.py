@@ -6,8 +6,6 @@ from typing import NamedTuple
 from batch_fn.core.jobs import Usage
 
 MILLION = 1_000_000
-
-
 DIGITS = 6
 """A millionth of the currency is small enough for a single line."""
 

@@ -15,12 +15,10 @@ from batch_fn.validation.requests import read_loosely
 RETRYABLE_STATUSES = frozenset({408, 409, 429})
 """And every 5xx. Source: the service's own client retries the same ones."""
 
-
 RETRYABLE_CODES = frozenset(
     {"batch_expired", "batch_cancelled", "token_limit_exceeded", "rate_limit_exceeded", "server_error"}
 )
 """Codes of lines that were not run, or not to their end."""
-
 
 NO_RESPONSE = "no_response"
 

@@ -15,7 +15,6 @@ from batch_fn.queries.job_list import Detail
 LISTED_PAGES = 20
 """Pages of a hundred that one answer asks the service for, at most."""
 
-
 MOST_DIGITS = 9
 
 

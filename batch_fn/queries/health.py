@@ -8,8 +8,6 @@ from batch_fn.queries.job_list import Detail
 from batch_fn.runtime import clock
 
 HEALTH_SECONDS = 10
-
-
 TICK_LATE_SECONDS = 600
 """The tick runs each minute; the alert for one that does not run waits as long."""
 

@@ -15,11 +15,7 @@ from batch_fn.storage.rows import Finished, Glance, Work
 from batch_fn.validation.findings import REPORTED_FINDINGS
 
 CANCELLING = "cancelling"
-
-
 OUTCOMES = frozenset(map(str, Outcome))
-
-
 STATUSES = frozenset({*map(str, JobState), *OUTCOMES, CANCELLING})
 
 

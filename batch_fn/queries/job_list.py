@@ -21,15 +21,10 @@ from batch_fn.storage.rows import Finished, Glance, Held, Work, place
 from batch_fn.storage.tables import HISTORY_PAGE
 
 READS_AT_ONCE = 8
-
-
 SCANNED_ROWS = 5_000
 """Jobs that one page looks at, at most: a filter that hits nothing must not read the whole history."""
 
-
 LISTED = ("job_id", "status", "counts", "progress", "finding_count", "usage", "cost")
-
-
 LISTED_TIMES = ("dropped", "accepted", "submitted", "finished")
 """What a list of jobs has of each one's detail."""
 

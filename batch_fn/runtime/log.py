@@ -7,10 +7,7 @@ from datetime import datetime
 
 _log = logging.getLogger("batch_fn")
 
-
 type Listener = Callable[[str, str | None, dict[str, object]], None]
-
-
 _listener: Listener | None = None
 
 

@@ -9,9 +9,7 @@ from collections.abc import Iterator
 
 _M_ARENA_MAX = -8  # source: malloc.h
 
-
 MANY_BYTES = 4 * 1024 * 1024
-
 
 _turn = threading.RLock()  # whoever has the turn already goes on: nobody can wait for himself
 

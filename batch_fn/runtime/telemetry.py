@@ -15,10 +15,8 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.trace import TracerProvider
 
-
 FLUSH_MILLISECONDS = 5_000
 """How long a step may be held up by a collector that does not answer."""
-
 
 _instruments: "Instruments | None" = None
 

@@ -36,11 +36,7 @@ class Place(NamedTuple):
 
 
 _FILE_BITS, _VERDICT_BITS, _LENGTH_BITS = 1, 2, 32
-
-
 _PLACE_BYTES = 10  # with an offset of 45 bits
-
-
 _VERDICTS = list(Verdict)
 
 

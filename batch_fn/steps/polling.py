@@ -23,11 +23,8 @@ from batch_fn.steps.intake import begin, identity
 from batch_fn.storage.rows import ConflictError, Held
 
 LOOKS_AT_ONCE = 8
-
-
 LISTED_FROM = 10
 """With more open batches than this, they are asked for by the page."""
-
 
 KEPT_REFUSED = 50
 """Refused batches kept in mind: they are looked past when a lost create is looked for."""

@@ -38,7 +38,6 @@ from batch_fn.storage.rows import TRANSACTION_LIMIT, Change, ConflictError, Held
 TOO_LARGE = "bundle_too_large"
 """Our own code: the members of a bundle need more tokens than the deployment takes, so they go one by one."""
 
-
 CLOCK_SKEW = timedelta(minutes=10)
 """How far the service's clock may be off ours when we look for a batch by its time."""
 

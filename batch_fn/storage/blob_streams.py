@@ -14,15 +14,12 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 2 * 1024 * 1024
 """How much is asked for, and sent, at a time: each call costs a millisecond of our processor time."""
 
-
 LEAST_CHUNK_BYTES = 64 * 1024
 """The same where many blobs are read or written side by side, and share what is held."""
-
 
 AHEAD = 2
 """How many chunks are asked for before they are needed, or are on their way to a blob while the next one fills: the
 network then works while we do, and what is held stays the same for a blob of any size."""
-
 
 ANY_VERSION = "*"
 """Of a blob that is replaced, whatever it is."""

@@ -12,19 +12,16 @@ import msgspec
 
 from batch_fn.core.jobs import Job, Outcome, Part
 from batch_fn.core.names import dropped_at
-from batch_fn.storage.tables import Row
 
 TRANSACTION_LIMIT = 100  # source: Azure Tables, "Performing entity group transactions"
-
-
 JOB_ROW = "job"
 
-
 LAST_SECOND = 99_999_999_999
-
-
 DAY_DIGITS = 6
 """How much of its place in the history is a job's partition there: about a day."""
+
+
+type Row = Job | Part
 
 
 class ConflictError(Exception):

@@ -15,11 +15,7 @@ from batch_fn.validation.requests import Request, Rules, Stretch, body_character
 from batch_fn.validation.strict_json import SHOWN, NotJsonError, parse, parse_if_flawless, shown
 
 PLACEHOLDER = "REPLACE-WITH-MODEL-DEPLOYMENT-NAME"  # what the documentation's samples have as body.model
-
-
 LONGEST_MODEL = 256  # characters; a deployment's name has 64 at most, and a row of the ledger takes no more than 32K
-
-
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 

@@ -3,8 +3,6 @@
 from hashlib import blake2b
 
 _DIGEST = 12  # bytes: taking one custom_id for another among 10 million is one chance in 10**15
-
-
 _IN_A_BUCKET = 32  # entries that are searched in less than the digest takes
 
 

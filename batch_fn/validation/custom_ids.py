@@ -5,13 +5,8 @@ from hashlib import blake2b
 from batch_fn.validation.compact_map import Digests
 
 LONGEST_KEPT = 64  # bytes: the longest custom_id that one of the services documents; ids are mostly shorter
-
-
 MOST_KEPT = 100_000  # of them as they are: those of a file that the service takes whole; 10 MB
-
-
 _LINE = 5  # bytes
-
 
 type _Lines = int | tuple[int, list[bytes]]
 """The line of an id; or, of those that came together, the first one's, and all of them."""

@@ -14,36 +14,17 @@ import msgspec
 from batch_fn.validation.lines import Block
 
 LEARN_AFTER = 16  # lines: a pattern takes a millisecond to compile, which does not pay in a small drop
-
-
 MOST_SHAPES = 16  # of a drop: a line that has none of them has been tried against all
-
-
 MOST_TOKENS = 2000  # of a line that is learnt: what compiles in a few milliseconds
-
 
 # A quote after one backslash, or three, is within the string. After five it is not looked into: the line has no shape.
 _STRING = rb'"[^"]*+(?:(?:(?<=[^\\]\\)|(?<=[^\\]\\\\\\))"[^"]*+)*+(?<!\\\\\\\\\\)"'
-
-
 _PLAIN_STRING = rb'"[^"]*+"'  # where there is no backslash at all
-
-
 _NUMBER = rb"-?+(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][-+]?+[0-9]++)?+"
-
-
 _CUSTOM_ID = rb'"([^"\\]++)"'  # one with an escape is left to the careful way
-
-
 _TOKEN = re.compile(rb'([ \t\r]*+)("(?:[^"\\]++|\\.)*+"|[{}\[\]:,]|[^ \t\r{}\[\]:,"]++)', re.DOTALL)
-
-
 _KEPT = {("method",), ("url",), ("body", "model")}  # the strings that a check looks at
-
-
 _REST = rb"|.+"  # the first line that is not like the others, and all after it: nothing is searched for
-
-
 _SKIP = msgspec.json.Decoder(msgspec.Raw).decode_lines
 
 

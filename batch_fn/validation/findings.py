@@ -9,10 +9,8 @@ import msgspec
 DROP_GONE = "drop_gone"
 """Our own code: the version of the drop was overwritten or deleted before all of it was read."""
 
-
 REPORTED_FINDINGS = 100
 """The report holds the first findings; the errors blob holds all of them."""
-
 
 NOT_PROCESSED = "not_processed"
 """Our own code: the app could not do its work, though nothing is known to be wrong with the file."""

@@ -6,11 +6,8 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 BOM = b"\xef\xbb\xbf"  # the service refuses a file that begins with one, editors on Windows write one
-
-
 TOGETHER_BYTES = 128 * 1024
 """Lines that are looked at together: few enough to stay in the processor's cache while they are."""
-
 
 _BLANK = b" \t\r"
 

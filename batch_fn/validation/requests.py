@@ -133,8 +133,6 @@ class _WithBody(msgspec.Struct):
 
 
 _CUSTOM_ID = msgspec.json.Decoder(_WithCustomId)
-
-
 _BODY = msgspec.json.Decoder(_WithBody)
 
 

@@ -8,8 +8,6 @@ from typing import Any, NoReturn
 import msgspec
 
 MAX_DEPTH = 100  # levels of objects and arrays in one line; real requests (tools with JSON schemas) use fewer than 30
-
-
 SHOWN = 100  # characters of a drop's own text that may appear in a message
 
 
