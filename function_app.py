@@ -3,13 +3,12 @@
 import azure.functions as func
 import azurefunctions.extensions.bindings.blob as blob
 
-from batch_fn.api import routes
-from batch_fn.app import start
+from batch_fn.app import get_app
 from batch_fn.runtime.telemetry import step
-from batch_fn.storage.queues import read_errand
+from batch_fn.storage.queues import parse_message
 
-here = start()
-settings = here.settings
+batch_app = get_app()
+settings = batch_app.settings
 app = func.FunctionApp()
 
 
@@ -22,21 +21,21 @@ app = func.FunctionApp()
 )
 def drop(client: blob.BlobClient) -> None:
     """A file was dropped into the inbox: check it, and make it a job or a report of what is wrong."""
-    from batch_fn.steps.intake import take_in
+    from batch_fn.steps.intake import ingest
 
     with step("drop"):
-        take_in(here, client)
+        ingest(batch_app, client.blob_name)
 
 
 @app.function_name("drop_found")
 @app.queue_trigger(arg_name="message", queue_name=settings.drop_queue, connection="BatchStorage")
 def drop_found(message: func.QueueMessage) -> None:
     """The tick found a drop whose event was lost, or whose first reader died."""
-    from batch_fn.steps.resume import take_in_found
+    from batch_fn.steps.resume import resume
 
-    errand = read_errand(message.get_body())
-    with step("drop_found", errand.job_id):
-        take_in_found(here, errand)
+    asked = parse_message(message.get_body())
+    with step("drop_found", asked.job_id):
+        resume(batch_app, asked)
 
 
 @app.function_name("submit")
@@ -45,9 +44,9 @@ def submit(message: func.QueueMessage) -> None:
     """A part waits: make it a batch at the service."""
     from batch_fn.steps.submission import submit
 
-    errand = read_errand(message.get_body())
-    with step("submit", errand.job_id):
-        submit(here, errand.job_id, errand.part)
+    asked = parse_message(message.get_body())
+    with step("submit", asked.job_id):
+        submit(batch_app, asked.job_id, asked.part)
 
 
 @app.function_name("collect")
@@ -56,9 +55,9 @@ def collect(message: func.QueueMessage) -> None:
     """A batch has ended: bring its results home, and finish the job if it was the last one."""
     from batch_fn.steps.collection import collect
 
-    errand = read_errand(message.get_body())
-    with step("collect", errand.job_id):
-        collect(here, errand.job_id)
+    asked = parse_message(message.get_body())
+    with step("collect", asked.job_id):
+        collect(batch_app, asked.job_id)
 
 
 @app.function_name("tick")
@@ -69,7 +68,7 @@ def tick(timer: func.TimerRequest, context: func.Context) -> None:  # noqa: ARG0
 
     # What a thread of ours logs counts as this invocation's only if the thread says so.
     with step("tick"):
-        tick(here, lambda: setattr(context.thread_local_storage, "invocation_id", context.invocation_id))
+        tick(batch_app, lambda: setattr(context.thread_local_storage, "invocation_id", context.invocation_id))
 
 
 @app.function_name("drop_poisoned")
@@ -79,35 +78,24 @@ def drop_poisoned(message: func.QueueMessage) -> None:
     from batch_fn.steps.poison import poisoned_event
 
     with step("drop_poisoned"):
-        poisoned_event(here, message.get_body())
+        poisoned_event(batch_app, message.get_body())
 
 
-def _poisoned(message: func.QueueMessage) -> None:
-    from batch_fn.steps.poison import poisoned_errand
+def message_poisoned(message: func.QueueMessage) -> None:
+    """The host gave up on one of our own messages: have its work tried again, and at last reported."""
+    from batch_fn.steps.poison import poisoned_message
 
     with step("errand_poisoned"):
-        poisoned_errand(here, message.get_body())
+        poisoned_message(batch_app, message.get_body())
 
 
-@app.function_name("drop_found_poisoned")
-@app.queue_trigger(arg_name="message", queue_name=f"{settings.drop_queue}-poison", connection="BatchStorage")
-def drop_found_poisoned(message: func.QueueMessage) -> None:
-    """The host gave up on a drop that the tick had found."""
-    _poisoned(message)
-
-
-@app.function_name("submit_poisoned")
-@app.queue_trigger(arg_name="message", queue_name=f"{settings.submit_queue}-poison", connection="BatchStorage")
-def submit_poisoned(message: func.QueueMessage) -> None:
-    """The host gave up on a submit."""
-    _poisoned(message)
-
-
-@app.function_name("collect_poisoned")
-@app.queue_trigger(arg_name="message", queue_name=f"{settings.collect_queue}-poison", connection="BatchStorage")
-def collect_poisoned(message: func.QueueMessage) -> None:
-    """The host gave up on a collect."""
-    _poisoned(message)
+for name, queue in (
+    ("drop_found", settings.drop_queue),
+    ("submit", settings.submit_queue),
+    ("collect", settings.collect_queue),
+):
+    trigger = app.queue_trigger(arg_name="message", queue_name=f"{queue}-poison", connection="BatchStorage")
+    app.function_name(f"{name}_poisoned")(trigger(message_poisoned))
 
 
 @app.function_name("dashboard")
@@ -123,63 +111,71 @@ def dashboard(request: func.HttpRequest) -> func.HttpResponse:  # noqa: ARG001 -
 @app.route("jobs", trigger_arg_name="request", methods=["GET"], auth_level=func.AuthLevel.FUNCTION)
 def jobs(request: func.HttpRequest) -> func.HttpResponse:
     """Return a page of jobs."""
+    from batch_fn.api import routes
 
-    return routes.jobs(here, request)
+    return routes.jobs(batch_app, request)
 
 
 @app.function_name("job")
 @app.route("jobs/{id}", trigger_arg_name="request", methods=["GET"], auth_level=func.AuthLevel.FUNCTION)
 def job(request: func.HttpRequest) -> func.HttpResponse:
     """Return one job."""
+    from batch_fn.api import routes
 
-    return routes.job(here, request)
+    return routes.job(batch_app, request)
 
 
 @app.function_name("cancel")
 @app.route("jobs/{id}/cancel", trigger_arg_name="request", methods=["POST"], auth_level=func.AuthLevel.FUNCTION)
 def cancel(request: func.HttpRequest) -> func.HttpResponse:
     """Cancel a job."""
+    from batch_fn.api import routes
 
     with step("cancel"):
-        return routes.cancel(here, request)
+        return routes.cancel(batch_app, request)
 
 
 @app.function_name("retry")
 @app.route("jobs/{id}/retry", trigger_arg_name="request", methods=["POST"], auth_level=func.AuthLevel.FUNCTION)
 def retry(request: func.HttpRequest) -> func.HttpResponse:
     """Send a finished job's failed lines again."""
+    from batch_fn.api import routes
 
     with step("retry"):
-        return routes.retry(here, request)
+        return routes.retry(batch_app, request)
 
 
 @app.function_name("batches")
 @app.route("batches", trigger_arg_name="request", methods=["GET"], auth_level=func.AuthLevel.FUNCTION)
 def batches(request: func.HttpRequest) -> func.HttpResponse:
     """Return a page of the service's batches."""
+    from batch_fn.api import routes
 
-    return routes.batches(here, request)
+    return routes.batches(batch_app, request)
 
 
 @app.function_name("deployments")
 @app.route("deployments", trigger_arg_name="request", methods=["GET"], auth_level=func.AuthLevel.FUNCTION)
 def deployments(request: func.HttpRequest) -> func.HttpResponse:
     """Return each deployment's quota."""
+    from batch_fn.api import routes
 
-    return routes.deployments(here, request)
+    return routes.deployments(batch_app, request)
 
 
 @app.function_name("health")
 @app.route("health", trigger_arg_name="request", methods=["GET"], auth_level=func.AuthLevel.FUNCTION)
 def health(request: func.HttpRequest) -> func.HttpResponse:
     """Return whether all that the app rests on is well."""
+    from batch_fn.api import routes
 
-    return routes.health(here, request)
+    return routes.health(batch_app, request)
 
 
 @app.function_name("usage")
 @app.route("usage", trigger_arg_name="request", methods=["GET"], auth_level=func.AuthLevel.FUNCTION)
 def usage(request: func.HttpRequest) -> func.HttpResponse:
     """Return what the finished jobs of each day came to."""
+    from batch_fn.api import routes
 
-    return routes.usage(here, request)
+    return routes.usage(batch_app, request)

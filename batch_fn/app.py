@@ -11,9 +11,9 @@ from batch_fn.settings import Settings
 
 if TYPE_CHECKING:
     from batch_fn.azure_openai.client import OpenAIBatches
-    from batch_fn.storage.blobs import Containers
+    from batch_fn.storage.blobs import Blobs
     from batch_fn.storage.queues import Queues
-    from batch_fn.storage.tables import Ledger
+    from batch_fn.storage.tables import Tables
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class App:
     """A person runs it, signed in with `az login` for instance; else it is the managed identity of an app."""
 
     @cached_property
-    def containers(self) -> "Containers":
+    def blobs(self) -> "Blobs":
         """Blob storage."""
         from azure.storage.blob import BlobServiceClient
 
         from batch_fn.storage.blob_streams import CHUNK_BYTES
-        from batch_fn.storage.blobs import Containers
+        from batch_fn.storage.blobs import Blobs
 
         sizes: Any = {"max_single_get_size": CHUNK_BYTES, "max_chunk_get_size": CHUNK_BYTES}
         settings = self.settings
@@ -38,7 +38,7 @@ class App:
             service = BlobServiceClient.from_connection_string(settings.storage, **sizes)
         else:
             service = BlobServiceClient(settings.storage_blob_uri, self._credential, **sizes)
-        return Containers(service, settings)
+        return Blobs(service, settings)
 
     @cached_property
     def queues(self) -> "Queues":
@@ -53,18 +53,18 @@ class App:
         return Queues(QueueServiceClient(settings.storage_queue_uri, self._credential), settings)
 
     @cached_property
-    def ledger(self) -> "Ledger":
+    def tables(self) -> "Tables":
         """Table storage."""
         from azure.data.tables import TableServiceClient
 
-        from batch_fn.storage.tables import Ledger
+        from batch_fn.storage.tables import Tables
 
         settings = self.settings
         if settings.storage:
             service = TableServiceClient.from_connection_string(settings.storage)
         else:
             service = TableServiceClient(settings.storage_table_uri, credential=self._credential)
-        return Ledger(
+        return Tables(
             service,
             jobs_table=settings.jobs_table,
             work_table=settings.work_table,
@@ -72,7 +72,7 @@ class App:
         )
 
     @cached_property
-    def service(self) -> "OpenAIBatches":
+    def openai(self) -> "OpenAIBatches":
         """Azure OpenAI."""
         from batch_fn.azure_openai.client import OpenAIBatches
 
@@ -89,12 +89,12 @@ class App:
 
 
 @functools.cache
-def start() -> App:
+def get_app() -> App:
     """Return the app of this process, made on the first call. Raises: SettingError."""
     # The Azure SDK logs two INFO records for each call it makes; the OpenAI client's HTTP library logs one.
     for name in ("azure.core.pipeline.policies.http_logging_policy", "httpx2"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    memory.keep_one()
+    memory.limit_malloc_arenas()
     settings = Settings.read()
     telemetry.start(settings.telemetry)
     return App(settings)

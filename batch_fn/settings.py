@@ -18,44 +18,47 @@ class SettingError(Exception):
     """A setting is missing or wrong; the sentence names it and says what it takes."""
 
 
-def _text(value: str) -> str:
+def parse_text(value: str) -> str:
+    """any text"""
     return value.strip()
 
 
-def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
+def parse_int(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
+    """Return a parser of whole numbers between these bounds; its docstring says what the setting takes."""
+
     def parse(value: str) -> int:
         number = int(value)
-        if number < least or (most is not None and number > most):
+        if number < minimum or (maximum is not None and number > maximum):
             raise ValueError
         return number
 
-    parse.__doc__ = f"a whole number of at least {least}" + (f" and at most {most}" if most is not None else "")
+    parse.__doc__ = f"a whole number of at least {minimum}" + (f" and at most {maximum}" if maximum is not None else "")
     return parse
 
 
-def _switch(value: str) -> bool:
+def parse_bool(value: str) -> bool:
     """true or false"""
     return {"true": True, "1": True, "false": False, "0": False}[value.strip().lower()]
 
 
-def _words(value: str) -> frozenset[str]:
-    """a list, parted by commas"""
+def parse_list(value: str) -> frozenset[str]:
+    """a comma-separated list"""
     words = frozenset(word.strip() for word in value.split(",") if word.strip())
     if not words:
         raise ValueError
     return words
 
 
-def _limits(value: str) -> Mapping[str, int]:
-    """a list of name=tokens, parted by commas"""
+def parse_limits(value: str) -> Mapping[str, int]:
+    """a comma-separated list of name=tokens"""
     pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
     if not all(name.strip() for name, _, _ in pairs):
         raise ValueError
-    return MappingProxyType({name.strip(): _whole(1)(tokens) for name, _, tokens in pairs})
+    return MappingProxyType({name.strip(): parse_int(1)(tokens) for name, _, tokens in pairs})
 
 
-def _prices(value: str) -> Mapping[str, tuple[float, float]]:
-    """a list of name=prompt/completion, parted by commas: what a million tokens cost"""
+def parse_prices(value: str) -> Mapping[str, tuple[float, float]]:
+    """a comma-separated list of name=prompt/completion, the prices of a million tokens"""
     prices = dict[str, tuple[float, float]]()
     for pair in value.split(","):
         if pair.strip():
@@ -67,7 +70,9 @@ def _prices(value: str) -> Mapping[str, tuple[float, float]]:
     return MappingProxyType(prices)
 
 
-def _one_of(*choices: str) -> Callable[[str], str]:
+def parse_choice(*choices: str) -> Callable[[str], str]:
+    """Return a parser that takes one of these words; its docstring lists them."""
+
     def parse(value: str) -> str:
         if value not in choices:
             raise ValueError
@@ -83,7 +88,7 @@ def _setting[T](name: str, default: T, parse: Callable[[str], T]) -> T:
 
 
 def _secret(name: str) -> str | None:
-    return field(default=None, repr=False, metadata={"name": name, "parse": _text})
+    return field(default=None, repr=False, metadata={"name": name, "parse": parse_text})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,99 +98,99 @@ class Settings:
     # Where things are
     storage: str | None = _secret("BatchStorage")
     """Connection string of the storage account; left out where the service URIs and a managed identity are used."""
-    storage_blob_uri: str = _setting("BatchStorage__blobServiceUri", "", _text)
-    storage_queue_uri: str = _setting("BatchStorage__queueServiceUri", "", _text)
-    storage_table_uri: str = _setting("BatchStorage__tableServiceUri", "", _text)
-    storage_client_id: str = _setting("BatchStorage__clientId", "", _text)
+    storage_blob_uri: str = _setting("BatchStorage__blobServiceUri", "", parse_text)
+    storage_queue_uri: str = _setting("BatchStorage__queueServiceUri", "", parse_text)
+    storage_table_uri: str = _setting("BatchStorage__tableServiceUri", "", parse_text)
+    storage_client_id: str = _setting("BatchStorage__clientId", "", parse_text)
     """Client id of a user-assigned managed identity; empty for the system-assigned one."""
-    openai_endpoint: str = _setting("AZURE_OPENAI_ENDPOINT", "", _text)
+    openai_endpoint: str = _setting("AZURE_OPENAI_ENDPOINT", "", parse_text)
     """`https://<resource>.openai.azure.com`; a resource without a custom sub-domain does not work with batch."""
     openai_api_key: str | None = _secret("AZURE_OPENAI_API_KEY")
     """Left out: Microsoft Entra ID through DefaultAzureCredential."""
-    openai_api_version: str = _setting("AZURE_OPENAI_API_VERSION", "v1", _text)
+    openai_api_version: str = _setting("AZURE_OPENAI_API_VERSION", "v1", parse_text)
     """`v1`, or a dated version such as `2024-10-21`, which uses the dated routes."""
 
     # Names
-    input_container: str = _setting("INPUT_CONTAINER", "batch-input", _text)
-    output_container: str = _setting("OUTPUT_CONTAINER", "batch-output", _text)
-    errors_container: str = _setting("ERRORS_CONTAINER", "batch-errors", _text)
-    reports_container: str = _setting("REPORTS_CONTAINER", "batch-reports", _text)
-    archive_container: str = _setting("ARCHIVE_CONTAINER", "batch-archive", _text)
-    work_container: str = _setting("WORK_CONTAINER", "batch-work", _text)
+    input_container: str = _setting("INPUT_CONTAINER", "batch-input", parse_text)
+    output_container: str = _setting("OUTPUT_CONTAINER", "batch-output", parse_text)
+    errors_container: str = _setting("ERRORS_CONTAINER", "batch-errors", parse_text)
+    reports_container: str = _setting("REPORTS_CONTAINER", "batch-reports", parse_text)
+    archive_container: str = _setting("ARCHIVE_CONTAINER", "batch-archive", parse_text)
+    work_container: str = _setting("WORK_CONTAINER", "batch-work", parse_text)
     """Ours: picked lines and the results of parts, deleted when their job is done."""
-    drop_queue: str = _setting("DROP_QUEUE", "batch-drop", _text)
+    drop_queue: str = _setting("DROP_QUEUE", "batch-drop", parse_text)
     """Drops that the tick found: their event was lost, or whoever read them died."""
-    submit_queue: str = _setting("SUBMIT_QUEUE", "batch-submit", _text)
-    collect_queue: str = _setting("COLLECT_QUEUE", "batch-collect", _text)
-    completed_queue: str = _setting("COMPLETED_QUEUE", "batch-completed", _text)
+    submit_queue: str = _setting("SUBMIT_QUEUE", "batch-submit", parse_text)
+    collect_queue: str = _setting("COLLECT_QUEUE", "batch-collect", parse_text)
+    completed_queue: str = _setting("COMPLETED_QUEUE", "batch-completed", parse_text)
     """One message for each finished job, for whoever wants to pull them."""
-    jobs_table: str = _setting("JOBS_TABLE", "BatchJobs", _text)
+    jobs_table: str = _setting("JOBS_TABLE", "BatchJobs", parse_text)
     """One row for each finished job, for ever: the history, and what tells a repeated event from a new drop."""
-    deployments_table: str = _setting("DEPLOYMENTS_TABLE", "BatchDeployments", _text)
+    deployments_table: str = _setting("DEPLOYMENTS_TABLE", "BatchDeployments", parse_text)
     """One row for each deployment: what is known of its token quota."""
-    work_table: str = _setting("WORK_TABLE", "BatchWork", _text)
+    work_table: str = _setting("WORK_TABLE", "BatchWork", parse_text)
     """Work in hand: a partition for each unfinished job, with its own row and those of its parts."""
 
     # When
-    trigger_source: str = _setting("DROP_SOURCE", "EventGrid", _one_of("EventGrid", "LogsAndContainerScan"))
+    trigger_source: str = _setting("DROP_SOURCE", "EventGrid", parse_choice("EventGrid", "LogsAndContainerScan"))
     """How the host learns of a drop. Flex Consumption takes EventGrid only; `func start` on Azurite needs the scan."""
-    tick_schedule: str = _setting("TICK_SCHEDULE", "0 * * * * *", _text)
+    tick_schedule: str = _setting("TICK_SCHEDULE", "0 * * * * *", parse_text)
     """NCRONTAB of six fields. The service advises 60 seconds or more between polls."""
 
-    tick_seconds: int = _setting("TICK_SECONDS", 45, _whole(1))
+    tick_seconds: int = _setting("TICK_SECONDS", 45, parse_int(1))
     """How long a tick may go on asking for batches; what it did not get to, the next one does."""
 
     # What a drop may be
     allowed_urls: frozenset[str] = _setting(
         "ALLOWED_URLS",
         frozenset({"/chat/completions", "/v1/chat/completions", "/responses", "/v1/responses"}),
-        _words,
+        parse_list,
     )
-    max_line_bytes: int = _setting("MAX_LINE_BYTES", 16 * 1024 * 1024, _whole(1))
-    max_drop_bytes: int = _setting("MAX_DROP_BYTES", 1024 * 1024 * 1024, _whole(1))
-    max_drop_requests: int = _setting("MAX_DROP_REQUESTS", 1_000_000, _whole(1))
+    max_line_bytes: int = _setting("MAX_LINE_BYTES", 16 * 1024 * 1024, parse_int(1))
+    max_drop_bytes: int = _setting("MAX_DROP_BYTES", 1024 * 1024 * 1024, parse_int(1))
+    max_drop_requests: int = _setting("MAX_DROP_REQUESTS", 1_000_000, parse_int(1))
 
-    mixed_files: str = _setting("MIXED_FILES", "split", _one_of("split", "reject"))
+    mixed_files: str = _setting("MIXED_FILES", "split", parse_choice("split", "reject"))
     """A drop of several deployments or urls: one part for each of them, or findings (model_mismatch, url_mismatch)."""
 
     # What a part may be: a drop over these becomes several parts. Source of both limits: how-to, "Batch limits".
-    max_part_bytes: int = _setting("MAX_PART_BYTES", 0, _whole(0))
+    max_part_bytes: int = _setting("MAX_PART_BYTES", 0, parse_int(0))
     """0: what the service takes, 200 MB in an upload and 1 GB in a blob."""
-    max_part_requests: int = _setting("MAX_PART_REQUESTS", 100_000, _whole(1))
+    max_part_requests: int = _setting("MAX_PART_REQUESTS", 100_000, parse_int(1))
 
     # How a part is sent
-    submit_mode: str = _setting("SUBMIT_MODE", "upload", _one_of("upload", "blob"))
+    submit_mode: str = _setting("SUBMIT_MODE", "upload", parse_choice("upload", "blob"))
     """`blob`: the service reads the input from blob storage and writes the results there; nothing is uploaded."""
-    bundle_seconds: int = _setting("BUNDLE_SECONDS", 30, _whole(0, 3600))
+    bundle_seconds: int = _setting("BUNDLE_SECONDS", 30, parse_int(0, 3600))
     """How long a small part waits for others of the same deployment and url, to share a batch; 0: not at all."""
-    bundle_bytes: int = _setting("BUNDLE_BYTES", 1_000_000, _whole(0))
+    bundle_bytes: int = _setting("BUNDLE_BYTES", 1_000_000, parse_int(0))
     """Up to which size a part counts as small."""
-    max_attempts: int = _setting("MAX_ATTEMPTS", 3, _whole(1, 99))
+    max_attempts: int = _setting("MAX_ATTEMPTS", 3, parse_int(1, 99))
     """How many batches a line may go through before its failure is final."""
-    file_expiry_seconds: int = _setting("FILE_EXPIRY_SECONDS", 14 * DAY, _whole(0, 30 * DAY))
+    file_expiry_seconds: int = _setting("FILE_EXPIRY_SECONDS", 14 * DAY, parse_int(0, 30 * DAY))
     """Expiry set on each uploaded file (1,209,600 to 2,592,000 at the service), 0 for none. With it the service
     holds 10,000 files, without it 500."""
-    delete_service_files: bool = _setting("DELETE_SERVICE_FILES", True, _switch)
+    delete_service_files: bool = _setting("DELETE_SERVICE_FILES", True, parse_bool)
     """Delete a job's files at the service once its results are durable here."""
-    claim_seconds: int = _setting("CLAIM_SECONDS", 900, _whole(1))
+    claim_seconds: int = _setting("CLAIM_SECONDS", 900, parse_int(1))
     """How long an instance may hold a part while it uploads and creates; after that another may take it over."""
-    settle_seconds: int = _setting("SETTLE_SECONDS", 300, _whole(0))
+    settle_seconds: int = _setting("SETTLE_SECONDS", 300, parse_int(0))
     """How long after a lost create the service may still bring the batch to light; only then is it created again."""
-    token_limits: Mapping[str, int] = _setting("TOKEN_LIMITS", MappingProxyType({}), _limits)
+    token_limits: Mapping[str, int] = _setting("TOKEN_LIMITS", MappingProxyType({}), parse_limits)
     """Enqueued tokens that a deployment takes, as `name=tokens, name=tokens`; left out: what the service tells."""
-    patience_seconds: int = _setting("PATIENCE_SECONDS", 3600, _whole(0))
+    patience_seconds: int = _setting("PATIENCE_SECONDS", 3600, parse_int(0))
     """How long a part may be passed over by younger ones that fit; after that it holds the line."""
-    resend_seconds: int = _setting("RESEND_SECONDS", 600, _whole(1))
+    resend_seconds: int = _setting("RESEND_SECONDS", 600, parse_int(1))
     """How long a step may stay unstarted before the tick sends its message again."""
-    trouble_seconds: int = _setting("TROUBLE_SECONDS", 30, _whole(1))
+    trouble_seconds: int = _setting("TROUBLE_SECONDS", 30, parse_int(1))
     """How long a part waits after the service was busy and did not say for how long."""
-    quota_backoff_seconds: int = _setting("QUOTA_BACKOFF_SECONDS", 300, _whole(1))
+    quota_backoff_seconds: int = _setting("QUOTA_BACKOFF_SECONDS", 300, parse_int(1))
     """First wait of a deployment after `token_limit_exceeded`; doubled with each refusal, up to sixteenfold."""
 
     # What is told of it
-    prices: Mapping[str, tuple[float, float]] = _setting("PRICES", MappingProxyType({}), _prices)
+    prices: Mapping[str, tuple[float, float]] = _setting("PRICES", MappingProxyType({}), parse_prices)
     """What a million tokens of a deployment cost, as `name=prompt/completion, ...`; without it no cost is told."""
-    telemetry: str = _setting("TELEMETRY", "off", _one_of("off", "otlp"))
+    telemetry: str = _setting("TELEMETRY", "off", parse_choice("off", "otlp"))
     """`otlp`: spans and metrics go to where OTEL_EXPORTER_OTLP_ENDPOINT says; `off` costs nothing."""
 
     @classmethod
@@ -234,7 +239,7 @@ class Settings:
 
     @property
     def part_bytes(self) -> int:
-        """The most bytes that a part may have."""
+        """The maximum bytes that a part may have."""
         return self.max_part_bytes or (1_000_000_000 if self.submit_mode == "blob" else 200_000_000)
 
     @property

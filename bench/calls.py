@@ -5,7 +5,7 @@ from pathlib import Path
 from batch_fn.app import App
 from batch_fn.core.names import part_key
 from batch_fn.steps.collection import collect
-from batch_fn.steps.intake import identity, take_in
+from batch_fn.steps.intake import ingest, job_id_of
 from batch_fn.steps.polling import tick
 from batch_fn.steps.submission import submit
 from bench.azure import Azure, azure
@@ -38,11 +38,11 @@ def _steps(here: Azure, app: App, name: str) -> dict[str, Calls]:
     """Take one job its whole way; return the calls of each step."""
     client = here.blob(app.settings.input_container, name)
     client.upload_blob(small_drop(1), overwrite=True)
-    drop = app.containers.drop(client)
+    drop = app.blobs.drop(name)
     assert drop is not None  # noqa: S101 - it was just put there
-    job_id, steps = identity(drop), {}
+    job_id, steps = job_id_of(drop), {}
     with counted(here.azurite) as steps["intake"]:
-        take_in(app, client)
+        ingest(app, name)
     with counted(here.azurite) as steps["submission"]:
         submit(app, job_id, part_key(1, 1))
     tick(app)
@@ -55,7 +55,7 @@ def _steps(here: Azure, app: App, name: str) -> dict[str, Calls]:
     steps["ending"] = Calls(ending - polls)
     with counted(here.azurite) as steps["collection"]:
         collect(app, job_id)
-    assert app.ledger.finished(job_id) is not None  # noqa: S101
+    assert app.tables.finished(job_id) is not None  # noqa: S101
     return steps
 
 

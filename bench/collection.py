@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from batch_fn.app import App
-from batch_fn.core.jobs import Job, JobState, Part, PartState, Source
+from batch_fn.core.jobs import InputRange, Job, JobState, Part, PartState
 from batch_fn.core.names import new_bundle_id
 from batch_fn.runtime import clock
 from batch_fn.steps.collection import collect
@@ -61,7 +61,7 @@ class Collecting:
         cpu = time.process_time()
         seconds = took(lambda: collect(self.app, job.job_id))
         self.cpu.append(time.process_time() - cpu)
-        report = self.app.containers.report(job.path)
+        report = self.app.blobs.report(job.path)
         assert report is not None and report["counts"]["succeeded"] == self._lines  # noqa: S101
         self._here.blob(self.app.settings.output_container, f"{job.path}.jsonl").delete_blob()
         return seconds
@@ -81,7 +81,7 @@ class Collecting:
             parts_left=1,
             accepted_at=now,
         )
-        source = Source(
+        source = InputRange(
             container=self.app.settings.archive_container, name="drop.jsonl", length=self._size - 1, verbatim=True
         )
         part = Part(
@@ -102,8 +102,8 @@ class Collecting:
             ended_at=now,
             output_file_id=file_id,
         )
-        self.app.ledger.begin(job)
-        self.app.ledger.change([Change(part)])
+        self.app.tables.insert_if_absent(job)
+        self.app.tables.change([Change(part)])
         return job
 
 

@@ -16,7 +16,7 @@ from batch_fn.core.jobs import Outcome
 from batch_fn.core.names import new_bundle_id
 from batch_fn.runtime import clock
 from batch_fn.steps.polling import tick
-from batch_fn.storage.rows import TRANSACTION_LIMIT, Finished, _columns, _history_key
+from batch_fn.storage.rows import TRANSACTION_LIMIT, FinishedJob, partition_and_row, to_columns
 from bench.azure import azure
 from bench.measuring import Rounds, Sizes, interleaved, took
 from bench.opened import open_parts
@@ -62,8 +62,8 @@ def _write_history(table: Any, count: int) -> None:
     partitions: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for number in range(count):
         job = _finished(number / count * DAYS)
-        partition, row = _history_key(job.job_id)
-        partitions[partition].append({"PartitionKey": partition, "RowKey": row, **_columns(job)})
+        partition, row = partition_and_row(job.job_id)
+        partitions[partition].append({"PartitionKey": partition, "RowKey": row, **to_columns(job)})
     transactions = [
         [("upsert", entity) for entity in some]
         for entities in partitions.values()
@@ -73,10 +73,10 @@ def _write_history(table: Any, count: int) -> None:
         list(pool.map(table.submit_transaction, transactions))
 
 
-def _finished(days_ago: float) -> Finished:
+def _finished(days_ago: float) -> FinishedJob:
     dropped = clock.now() - timedelta(days=days_ago)
     job_id = new_bundle_id(dropped, secrets.token_hex(5))
-    return Finished(
+    return FinishedJob(
         job_id=job_id,
         status=Outcome.SUCCEEDED,
         container="batch-input",

@@ -8,7 +8,7 @@ from itertools import batched
 import msgspec
 
 from batch_fn.app import App
-from batch_fn.core.jobs import Job, JobState, Part, PartState, Source
+from batch_fn.core.jobs import InputRange, Job, JobState, Part, PartState
 from batch_fn.core.names import new_bundle_id
 from batch_fn.runtime import clock
 from batch_fn.storage.rows import Change
@@ -20,14 +20,14 @@ AT_ONCE = 8
 
 def open_parts(app: App, count: int) -> list[str]:
     """Open that many batches more. Return their ids."""
-    file_id = app.service.upload("opened.jsonl", io.BytesIO(small_drop(0, lines=1)))
+    file_id = app.openai.upload("opened.jsonl", io.BytesIO(small_drop(0, lines=1)))
     jobs = [_job(numbers) for numbers in batched(range(1, count + 1), PARTS_OF_A_JOB, strict=False)]
     parts = [_part(job, number, file_id) for job in jobs for number in range(1, job.parts_left + 1)]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         opened = list(pool.map(lambda part: _opened(app, part), parts))
     for job in jobs:
-        held = app.ledger.begin(job)
-        app.ledger.change([*(Change(each) for each in opened if each.job_id == job.job_id), Change(job, held.etag)])
+        held = app.tables.insert_if_absent(job)
+        app.tables.change([*(Change(each) for each in opened if each.job_id == job.job_id), Change(job, held.etag)])
     return [part.batch_id for part in opened]
 
 
@@ -54,7 +54,7 @@ def _part(job: Job, number: int, file_id: str) -> Part:
         state=PartState.CLAIMED,
         deployment=DEPLOYMENT,
         url=URL,
-        source=Source(container="batch-archive", name="opened.jsonl"),
+        source=InputRange(container="batch-archive", name="opened.jsonl"),
         requests=1,
         estimated_tokens=1,
         waiting_since=clock.now(),
@@ -64,6 +64,6 @@ def _part(job: Job, number: int, file_id: str) -> Part:
 
 def _opened(app: App, part: Part) -> Part:
     """Create the part's batch. What is known of it already is in the part, so that a tick finds nothing new."""
-    batch, _ = app.service.create(part)
+    batch, _ = app.openai.create(part)
     due = msgspec.structs.replace(part, batch_id=batch.id, batch_status=batch.status, created_at=batch.created_at)
-    return due.moved(PartState.OPEN, clock.now())
+    return due.with_state(PartState.OPEN, clock.now())

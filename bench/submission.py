@@ -10,7 +10,7 @@ from pathlib import Path
 from batch_fn.app import App
 from batch_fn.core.jobs import PartState
 from batch_fn.core.names import part_key
-from batch_fn.steps.intake import identity, take_in
+from batch_fn.steps.intake import ingest, job_id_of
 from batch_fn.steps.submission import submit
 from batch_fn.storage.blobs import Drop
 from bench.azure import Azure, azure
@@ -72,10 +72,9 @@ class Submitting:
         return self._once(self.drop)
 
     def _once(self, drop: Drop) -> float:
-        client = self._here.blob(drop.container, drop.name)
-        job_id = identity(drop)
+        job_id = job_id_of(drop)
         cpu = time.process_time()
-        checked = took(lambda: take_in(self.app, client))
+        checked = took(lambda: ingest(self.app, drop.name))
         sent = took(lambda: submit(self.app, job_id, part_key(1, 1)))
         self.steps.append((checked, sent, time.process_time() - cpu))
         self._forget(job_id)
@@ -84,15 +83,15 @@ class Submitting:
     def _dropped(self, name: str, content: object) -> Drop:
         client = self._here.blob(self.app.settings.input_container, name)
         client.upload_blob(content, overwrite=True)  # type: ignore[arg-type]
-        drop = self.app.containers.drop(client)
+        drop = self.app.blobs.drop(name)
         assert drop is not None  # noqa: S101 - it was just put there
         return drop
 
     def _forget(self, job_id: str) -> None:
         """See that it was submitted, and make everything as it was before the drop."""
-        work = self.app.ledger.work(job_id)
+        work = self.app.tables.active_job(job_id)
         assert work is not None and [held.row.state for held in work.parts] == [PartState.OPEN]  # noqa: S101
-        self.app.ledger.forget(work)
+        self.app.tables.delete_active(work)
         self._here.service.reset()
         self._here.service.hold()
 

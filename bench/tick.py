@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from batch_fn.app import App
-from batch_fn.steps.polling import LOOKS_AT_ONCE, tick
+from batch_fn.steps.polling import MAX_CONCURRENCY, tick
 from bench.azure import azure
 from bench.counting import Calls, counted
 from bench.measuring import Rounds, Sizes, interleaved, took
@@ -53,7 +53,7 @@ def _rows(count: int, calls: Calls, measured: Rounds, before: float) -> Iterator
         ratio=f"{calls.at_the_service / count:.2f}",
     )
     ours = f"{measured.median('tick'):.2f} s"
-    compared = f"one retrieve for each, {LOOKS_AT_ONCE} at once: {measured.median('retrieve'):.2f} s"
+    compared = f"one retrieve for each, {MAX_CONCURRENCY} at once: {measured.median('retrieve'):.2f} s"
     ratio = f"{measured.ratio('tick', to='retrieve'):.2f}"
     if not before:
         yield Row(figure=f"{figure}: time", ours=ours, compared=compared, ratio=ratio)
@@ -72,6 +72,6 @@ def _details(count: int, calls: Calls, measured: Rounds) -> Iterator[str]:
 def _retrieve(app: App, ids: list[str]) -> float:
     """Ask for a sample one by one, as many at once as a tick would. Return the seconds that all would take."""
     sample = random.sample(ids, min(SAMPLE, len(ids)))
-    with ThreadPoolExecutor(LOOKS_AT_ONCE) as pool:
-        seconds = took(lambda: list(pool.map(app.service.retrieve, sample)))
+    with ThreadPoolExecutor(MAX_CONCURRENCY) as pool:
+        seconds = took(lambda: list(pool.map(app.openai.retrieve, sample)))
     return seconds * len(ids) / len(sample)

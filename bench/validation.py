@@ -9,7 +9,7 @@ from typing import Any
 
 from batch_fn.settings import Settings
 from batch_fn.storage.blob_streams import CHUNK_BYTES
-from batch_fn.validation.check import survey
+from batch_fn.validation.check import validate_blocks
 from batch_fn.validation.findings import Finding
 from batch_fn.validation.requests import Rules
 from bench.data import ACCENTED, ESCAPED, PLAIN, write_drop
@@ -91,7 +91,7 @@ def _ours(path: Path) -> int:
     )
     count = 0
     with path.open("rb") as file:
-        for each in survey(iter(partial(file.read, CHUNK_BYTES), b""), rules):
+        for each in validate_blocks(iter(partial(file.read, CHUNK_BYTES), b""), rules):
             count += 0 if isinstance(each, Finding) else each.requests
     return count
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from batch_fn.app import App
 from batch_fn.cli.display import Display, open_console, summary
 from batch_fn.cli.transfer import followed, save
-from batch_fn.queries.job_list import Detail
+from batch_fn.queries.job_detail import JobDetail
 from devkit.azurite import AzuriteError
 from devkit.host.process import HostError
 from devkit.stack import IMPATIENT, Stack, shown
@@ -99,7 +99,7 @@ def _say_where(console: Console, stack: Stack) -> None:
     )
 
 
-def _show_results(console: Console, app: App, job: Detail) -> None:
+def _show_results(console: Console, app: App, job: JobDetail) -> None:
     """Show how it ended, and where the results lie: on disk, and in storage."""
     for line in summary(job):
         console.print(f"  {line}", markup=False, soft_wrap=True)
@@ -107,7 +107,7 @@ def _show_results(console: Console, app: App, job: Detail) -> None:
         console.print(f"  {shown(file)}\n      from {place}", markup=False, soft_wrap=True)
 
 
-def _show_answers(console: Console, stack: Stack, report: Detail) -> None:
+def _show_answers(console: Console, stack: Stack, report: JobDetail) -> None:
     """Show the first answers, and every failure."""
     for line in stack.user.lines(report["outputs"]["output"])[:SHOWN_ANSWERS]:
         answer = line["response"]["body"]["choices"][0]["message"]["content"]
@@ -118,7 +118,7 @@ def _show_answers(console: Console, stack: Stack, report: Detail) -> None:
         console.print(f"  {line['custom_id']}  failed: {said['message']}", markup=False, soft_wrap=True)
 
 
-def _check(console: Console, stack: Stack, reports: dict[str, Detail]) -> list[str]:
+def _check(console: Console, stack: Stack, reports: dict[str, JobDetail]) -> list[str]:
     """Return what is wrong with the results, after saying so if nothing is."""
     wrong = [sentence for report in reports.values() for sentence in what_does_not_add_up(stack.user, report)]
     for name, report in reports.items():
@@ -146,7 +146,7 @@ class Reader(Protocol):
         """Return the lines of an output or errors blob."""
 
 
-def what_does_not_add_up(user: Reader, report: Detail) -> list[str]:
+def what_does_not_add_up(user: Reader, report: JobDetail) -> list[str]:
     """Return a sentence for each promise that the results of a job do not keep; none if all is well."""
     outputs = report["outputs"]
     output, errors = user.lines(outputs["output"]), user.lines(outputs["errors"])

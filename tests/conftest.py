@@ -10,7 +10,7 @@ import hypothesis
 import msgspec
 import pytest
 
-from batch_fn.core.jobs import Job, Part, Source
+from batch_fn.core.jobs import InputRange, Job, Part
 from batch_fn.settings import Settings
 from devkit.azure_openai.process import AzureOpenAI
 from devkit.azurite import Azurite
@@ -32,7 +32,7 @@ PART = Part(
     number=1,
     deployment="gpt-4o-mini",
     url="/chat/completions",
-    source=Source(container="batch-input", name="sales/monday.jsonl"),
+    source=InputRange(container="batch-input", name="sales/monday.jsonl"),
     requests=10,
     estimated_tokens=1_000,
     waiting_since=NOON,

@@ -32,10 +32,10 @@ logging.basicConfig(level=logging.INFO, format="%(name)s")
 from batch_fn.app import start
 app = start()
 assert start() is app
-list(app.containers.inbox())
+list(app.blobs.inbox())
 app.queues.collect("a")
-app.ledger.deployment("a")
-list(app.service.files())
+app.tables.deployment("a")
+list(app.openai.files())
 logging.getLogger("batch_fn").info("done")
 """
 
@@ -109,7 +109,7 @@ def test_the_sdks_do_not_log_each_call(azurite: Azurite, settings: Settings, ser
     assert run(ONE_CALL_EACH, **environment).stderr.splitlines() == ["batch_fn"]
 
 
-@pytest.mark.parametrize("hand", ["containers", "queues", "ledger", "service"])
+@pytest.mark.parametrize("hand", ["containers", "queues", "tables", "service"])
 def test_each_hand_is_made_once(hand: str) -> None:
     app = App(
         Settings(
@@ -131,8 +131,8 @@ def test_without_a_connection_string_the_storage_is_reached_by_a_managed_identit
         storage_client_id="00000000-0000-0000-0000-000000000001",
     )
     app = App(settings)
-    blob = app.containers.drop_client("monday.jsonl")
+    blob = app.blobs.drop_client("monday.jsonl")
     assert blob.url == "https://mine.blob.core.windows.net/batch-input/monday.jsonl"
     assert isinstance(blob.credential, ManagedIdentityCredential)
     assert app.queues
-    assert app.ledger
+    assert app.tables

@@ -14,26 +14,22 @@ import azure.functions as func
 import msgspec
 
 from batch_fn.app import App
-from batch_fn.core.batches import BATCH_STATUSES
-from batch_fn.core.errors import NoSuchJobError, ReportGoneError
+from batch_fn.core.batches import BATCH_STATUSES, NotFoundError, PermanentServiceError, TransientServiceError
+from batch_fn.core.errors import BadQueryError, NoSuchJobError, UserError
 from batch_fn.core.names import is_job_id
 from batch_fn.queries import job_detail, job_list
 from batch_fn.queries.batches import list_batches
 from batch_fn.queries.deployments import list_deployments
 from batch_fn.queries.health import check_health
 from batch_fn.queries.job_detail import STATUSES
-from batch_fn.queries.usage import daily_totals
+from batch_fn.queries.usage import daily_usage
 from batch_fn.runtime import log
-from batch_fn.storage.rows import Finished
+from batch_fn.storage.rows import FinishedJob
 
 DEFAULT_LIMIT, MOST = 50, 200
 DEFAULT_DAYS, MOST_DAYS = 7, 90
 
 HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-
-
-class BadQueryError(Exception):
-    """A parameter of the query is not what it may be; the sentence names it."""
 
 
 def jobs(app: App, request: func.HttpRequest) -> func.HttpResponse:
@@ -66,7 +62,7 @@ def cancel(app: App, request: func.HttpRequest) -> func.HttpResponse:
 
     def answer() -> func.HttpResponse:
         now = cancelling.cancel(app, _id(request))
-        status = HTTPStatus.OK if isinstance(now, Finished) else HTTPStatus.ACCEPTED
+        status = HTTPStatus.OK if isinstance(now, FinishedJob) else HTTPStatus.ACCEPTED
         return _json(job_detail.show_job(app, now.job_id), status)
 
     return _answer(request, answer)
@@ -85,7 +81,6 @@ def retry(app: App, request: func.HttpRequest) -> func.HttpResponse:
 
 def batches(app: App, request: func.HttpRequest) -> func.HttpResponse:
     """GET /batches: a page of the service's batches, ours and others'."""
-    from batch_fn.core.batches import FileGoneError, RefusedError
 
     def answer() -> func.HttpResponse:
         query = Query(request.url)
@@ -98,7 +93,7 @@ def batches(app: App, request: func.HttpRequest) -> func.HttpResponse:
                 limit=query.number("limit", DEFAULT_LIMIT, MOST),
                 after=query.text("after"),
             )
-        except (RefusedError, FileGoneError):  # the rest of the query is ours, so it does not know `after`
+        except (PermanentServiceError, NotFoundError):  # the rest of the query is ours, so it does not know `after`
             raise BadQueryError("after takes what the page before gave as after.") from None
         return _json(page)
 
@@ -115,7 +110,7 @@ def usage(app: App, request: func.HttpRequest) -> func.HttpResponse:
 
     def answer() -> func.HttpResponse:
         days = Query(request.url).number("days", DEFAULT_DAYS, MOST_DAYS)
-        return _json({"days": daily_totals(app, days)})
+        return _json({"days": daily_usage(app, days)})
 
     return _answer(request, answer)
 
@@ -190,31 +185,18 @@ def _answer(request: func.HttpRequest, answer: Callable[[], func.HttpResponse]) 
     """Return the answer, or the problem detail of why there is none."""
     from azure.core.exceptions import AzureError
 
-    from batch_fn.core.batches import ServiceTroubleError
-    from batch_fn.core.errors import JobFinishedError, JobInHandError, NothingToRetryError
-
     try:
         return answer()
-    except BadQueryError as error:
-        return _problem(request, HTTPStatus.BAD_REQUEST, "bad-query", "The query is wrong", str(error))
-    except NoSuchJobError as error:
-        return _problem(request, HTTPStatus.NOT_FOUND, "job-not-found", "There is no such job", str(error))
-    except ReportGoneError as error:
-        return _problem(request, HTTPStatus.GONE, "report-gone", "The report was deleted", str(error))
-    except JobFinishedError as error:
-        return _problem(request, HTTPStatus.CONFLICT, "job-finished", "The job is finished", str(error))
-    except JobInHandError as error:
-        return _problem(request, HTTPStatus.CONFLICT, "job-in-hand", "The job is still in hand", str(error))
-    except NothingToRetryError as error:
-        return _problem(request, HTTPStatus.CONFLICT, "nothing-to-retry", "There is nothing to retry", str(error))
-    except (ServiceTroubleError, AzureError) as error:
-        log.warn("request_failed", path=urlsplit(request.url).path, error=type(error).__name__)
+    except UserError as error:
+        return _problem(request, error.status, error.slug, error.title, str(error))
+    except (TransientServiceError, AzureError) as error:
+        log.warning("request_failed", path=urlsplit(request.url).path, error=type(error).__name__)
         sentence = "Storage or Azure OpenAI did not answer as it should. Ask again in a moment."
         return _problem(request, HTTPStatus.SERVICE_UNAVAILABLE, "not-available", "Not available now", sentence)
     except Exception as error:  # noqa: BLE001 - a mistake of ours, and what it says may hold anything
         where = traceback.extract_tb(error.__traceback__)[-1]
         at = f"{PurePath(where.filename).name}:{where.lineno}"
-        log.warn("request_broke", path=urlsplit(request.url).path, error=type(error).__name__, at=at)
+        log.warning("request_broke", path=urlsplit(request.url).path, error=type(error).__name__, at=at)
         sentence = "The app made a mistake of its own; its log says which. Jobs go on as before."
         return _problem(request, HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "The app failed", sentence)
 

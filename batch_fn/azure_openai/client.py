@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 from urllib.parse import unquote
 
-from batch_fn.azure_openai.wire import _enqueued, _plainly, read_batch
+from batch_fn.azure_openai.wire import read_batch, read_enqueued, translate_sdk_errors
 from batch_fn.core.batches import (
+    CreateOutcomeUnknownError,
     Enqueued,
-    FileGoneError,
-    RefusedError,
+    NotFoundError,
+    PermanentServiceError,
     ServiceBatch,
-    ServiceTroubleError,
-    UnansweredError,
+    TransientServiceError,
 )
 from batch_fn.core.jobs import Part
 
@@ -74,10 +74,10 @@ class OpenAIBatches:
         if self._file_expiry_seconds:  # source: how-to, "File expiration"; older API versions ignore it
             extra["expires_after"] = {"seconds": self._file_expiry_seconds, "anchor": "created_at"}
         try:
-            with _plainly():
+            with translate_sdk_errors():
                 file = self._once.files.create(file=(name, content, "application/jsonl"), purpose="batch", **extra)
-        except FileGoneError as error:  # a 404 where no file was asked for
-            raise ServiceTroubleError(
+        except NotFoundError as error:  # a 404 where no file was asked for
+            raise TransientServiceError(
                 f"no such endpoint; check AZURE_OPENAI_ENDPOINT and AZURE_OPENAI_API_VERSION: {error}"
             ) from error
         return file.id
@@ -88,7 +88,7 @@ class OpenAIBatches:
 
     def files(self) -> Iterator[tuple[str, str]]:
         """Yield id and name of each file for batch."""
-        with _plainly():
+        with translate_sdk_errors():
             page = self._client.files.list(purpose="batch")
             while True:
                 for file in page.data:
@@ -101,9 +101,9 @@ class OpenAIBatches:
     def has_file(self, file_id: str) -> bool:
         """Return whether the service still has the file."""
         try:
-            with _plainly():
+            with translate_sdk_errors():
                 self._client.files.retrieve(file_id)
-        except FileGoneError:
+        except NotFoundError:
             return False
         return True
 
@@ -116,13 +116,13 @@ class OpenAIBatches:
         for tries_left in reversed(range(DOWNLOAD_TRIES)):
             try:
                 with (
-                    _plainly(),
+                    translate_sdk_errors(),
                     self._client.files.with_streaming_response.content(file_id) as answer,
                     to.open("wb") as f,
                 ):
                     for piece in answer.iter_bytes():
                         f.write(piece)
-            except ServiceTroubleError as trouble:
+            except TransientServiceError as trouble:
                 if not tries_left:
                     raise
                 _pause(trouble, DOWNLOAD_TRIES - tries_left)
@@ -139,7 +139,7 @@ class OpenAIBatches:
 
     def delete_file(self, file_id: str) -> None:
         """Delete a file; one that is gone already is fine. Raises: ServiceTroubleError."""
-        with contextlib.suppress(FileGoneError), _plainly():
+        with contextlib.suppress(NotFoundError), translate_sdk_errors():
             self._client.files.delete(file_id)
 
     def create(self, part: Part) -> tuple[ServiceBatch, Enqueued]:
@@ -150,7 +150,7 @@ class OpenAIBatches:
             UnansweredError: there may be one.
         """
         try:
-            with _plainly():
+            with translate_sdk_errors():
                 answer = self._once.batches.with_raw_response.create(
                     input_file_id=part.file_id,
                     endpoint=cast(Any, part.url),
@@ -158,11 +158,11 @@ class OpenAIBatches:
                     extra_body=_input(part),
                     timeout=CREATE_TIMEOUT_SECONDS,
                 )
-        except ServiceTroubleError as trouble:
-            if trouble.undecided:
-                raise UnansweredError(str(trouble)) from trouble
+        except TransientServiceError as trouble:
+            if trouble.outcome_unknown:
+                raise CreateOutcomeUnknownError(str(trouble)) from trouble
             raise
-        return read_batch(answer.http_response.json()), _enqueued(answer.headers)
+        return read_batch(answer.http_response.json()), read_enqueued(answer.headers)
 
     def find_batch(self, part: Part, since: datetime) -> ServiceBatch | None:
         """Return the batch that was made for this attempt at or after `since`, None if the service lists none."""
@@ -180,7 +180,7 @@ class OpenAIBatches:
         """
         behind: Any = {"after": after} if after else {}
         while True:
-            with _plainly():
+            with translate_sdk_errors():
                 page = self._client.batches.with_raw_response.list(limit=PAGE, **behind).http_response.json()
             entries = page.get("data") or []
             yield [read_batch(entry) for entry in entries]
@@ -191,14 +191,14 @@ class OpenAIBatches:
     def retrieve(self, batch_id: str) -> ServiceBatch | None:
         """Return the batch, None if the service does not know it. Raises: ServiceTroubleError."""
         try:
-            with _plainly():
+            with translate_sdk_errors():
                 return read_batch(self._client.batches.with_raw_response.retrieve(batch_id).http_response.json())
-        except FileGoneError:
+        except NotFoundError:
             return None
 
     def cancel(self, batch_id: str) -> None:
         """Ask the service to stop a batch; one that has ended already is fine. Raises: ServiceTroubleError."""
-        with contextlib.suppress(FileGoneError, RefusedError), _plainly():
+        with contextlib.suppress(NotFoundError, PermanentServiceError), translate_sdk_errors():
             self._client.batches.cancel(batch_id)
 
 
@@ -216,7 +216,7 @@ def _made_for(batch: ServiceBatch, part: Part) -> bool:
     return batch.metadata == part.metadata or bool(part.file_id and batch.input_file_id == part.file_id)
 
 
-def _pause(trouble: ServiceTroubleError, tries: int) -> None:
+def _pause(trouble: TransientServiceError, tries: int) -> None:
     time.sleep(trouble.retry_after or random.uniform(0.5, 1.0) * 2**tries)  # noqa: S311 - jitter is no secret
 
 

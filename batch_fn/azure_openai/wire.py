@@ -8,13 +8,13 @@ from typing import Any
 from batch_fn.core.batches import (
     TOKEN_LIMIT,
     Enqueued,
-    FileGoneError,
     FileQuotaError,
-    RefusedError,
+    NotFoundError,
+    PermanentServiceError,
     ServiceBatch,
     ServiceError,
-    ServiceTroubleError,
     TokenLimitError,
+    TransientServiceError,
 )
 
 MESSAGE_CHARACTERS = 500
@@ -77,7 +77,9 @@ def _error(entry: dict[str, Any]) -> ServiceError:
     )
 
 
-def _enqueued(headers: Mapping[str, str]) -> Enqueued:
+def read_enqueued(headers: Mapping[str, str]) -> Enqueued:
+    """Return what the headers of a create say of the quota."""
+
     def number(name: str) -> int | None:
         given = headers.get(name) or ""
         return int(given) if given.isdigit() else None
@@ -86,7 +88,7 @@ def _enqueued(headers: Mapping[str, str]) -> Enqueued:
 
 
 @contextlib.contextmanager
-def _plainly() -> Iterator[None]:
+def translate_sdk_errors() -> Iterator[None]:
     """Turn the SDK's errors into ours, told apart by what may be done next."""
     import httpx2
     from openai import APIConnectionError, APIStatusError, OpenAIError
@@ -95,13 +97,13 @@ def _plainly() -> Iterator[None]:
         yield
     except APIConnectionError as error:
         reached = not isinstance(error.__cause__, httpx2.ConnectError)
-        raise ServiceTroubleError(f"no answer from the service: {error}", undecided=reached) from error
+        raise TransientServiceError(f"no answer from the service: {error}", outcome_unknown=reached) from error
     except httpx2.TransportError as error:  # while a body was streamed
-        raise ServiceTroubleError(f"the connection to the service broke: {error}", undecided=True) from error
+        raise TransientServiceError(f"the connection to the service broke: {error}", outcome_unknown=True) from error
     except APIStatusError as error:
         raise _status_error(error.status_code, error.response.headers.get("retry-after"), error.body) from error
     except OpenAIError as error:  # no credential, for instance
-        raise ServiceTroubleError(str(error)) from error
+        raise TransientServiceError(str(error)) from error
 
 
 def _status_error(status: int, retry_after: str | None, body: object) -> Exception:
@@ -112,13 +114,13 @@ def _status_error(status: int, retry_after: str | None, body: object) -> Excepti
     if error.code == "quotaExceeded":
         return FileQuotaError(error.message)
     if status == 404:
-        return FileGoneError(error.message)
-    undecided = status == 408 or status >= 500
-    if undecided or status in {401, 403, 409, 429}:
-        return ServiceTroubleError(
-            f"HTTP {status}: {error.message}", retry_after=_seconds(retry_after), undecided=undecided
+        return NotFoundError(error.message)
+    outcome_unknown = status == 408 or status >= 500
+    if outcome_unknown or status in {401, 403, 409, 429}:
+        return TransientServiceError(
+            f"HTTP {status}: {error.message}", retry_after=_seconds(retry_after), outcome_unknown=outcome_unknown
         )
-    return RefusedError(error)
+    return PermanentServiceError(error)
 
 
 def _seconds(retry_after: str | None) -> float | None:

@@ -21,15 +21,14 @@ from rich.table import Table
 from rich.text import Text
 
 from batch_fn.app import App
-from batch_fn.cli.display import Display, _money, _outline, _plain, open_console, summary
+from batch_fn.cli.display import Display, money, open_console, outline, printable, summary
 from batch_fn.cli.transfer import checked, followed, listed, save, upload
-from batch_fn.core.batches import ServiceTroubleError
-from batch_fn.core.errors import JobFinishedError, JobInHandError, NoSuchJobError, NothingToRetryError, ReportGoneError
+from batch_fn.core.batches import TransientServiceError
+from batch_fn.core.errors import NoSuchJobError, UserError
 from batch_fn.core.jobs import Outcome
 from batch_fn.core.names import is_job_id
 from batch_fn.queries import job_detail
-from batch_fn.queries.job_detail import STATUSES
-from batch_fn.queries.job_list import Detail
+from batch_fn.queries.job_detail import STATUSES, JobDetail
 from batch_fn.settings import SettingError, Settings
 from batch_fn.validation.findings import REPORTED_FINDINGS, Finding
 
@@ -38,7 +37,7 @@ SETTINGS_FILE = Path("local.settings.json")
 INTERRUPTED = 130
 
 
-class CommandError(Exception):
+class CommandError(UserError):
     """What was asked for cannot be done; the sentence says why and what to do."""
 
 
@@ -57,21 +56,14 @@ def main(arguments: list[str]) -> int:
     except SettingError as error:
         _say(f"{error} Set it in the environment, or under Values in {SETTINGS_FILE} of the current folder.")
         return 2
-    except (
-        CommandError,
-        NoSuchJobError,
-        ReportGoneError,
-        JobFinishedError,
-        JobInHandError,
-        NothingToRetryError,
-    ) as error:
-        _say(_plain(str(error)))
+    except UserError as error:
+        _say(printable(str(error)))
     except OSError as error:
         _say(f"{error.filename or ''}: {error.strerror or error}".removeprefix(": "))
     except Exception as error:
         from azure.core.exceptions import AzureError
 
-        if not isinstance(error, (ServiceTroubleError, AzureError)):
+        if not isinstance(error, (TransientServiceError, AzureError)):
             raise
         _say(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
     return 1
@@ -131,7 +123,7 @@ def drop(
             drops[dropped] = each
     if not (wait or out):
         rows = [{"job_id": dropped, "name": each} for dropped, each in drops.items()]
-        _write(as_json, {"jobs": rows}, [f"{row['job_id']}  {_plain(row['name'])}" for row in rows])
+        _write(as_json, {"jobs": rows}, [f"{row['job_id']}  {printable(row['name'])}" for row in rows])
         return 0
     return _wait_for(app, drops, out, as_json=as_json)
 
@@ -162,8 +154,8 @@ def jobs(status: str, prefix: str, since: datetime | None, limit: int, after: st
     for row in page.jobs:
         progress = row["progress"]
         numbers = (progress["requests"], progress["completed"], progress["failed"], row["finding_count"])
-        texts = (row["job_id"], _plain(row["input"]["name"]), row["status"], row["times"]["dropped"])
-        table.add_row(*map(Text, (*texts, *map(str, numbers), _money(row["cost"]))))
+        texts = (row["job_id"], printable(row["input"]["name"]), row["status"], row["times"]["dropped"])
+        table.add_row(*map(Text, (*texts, *map(str, numbers), money(row["cost"]))))
     open_console().print(table)
     if page.after:
         _say(f"There are more: --after {page.after}")
@@ -176,7 +168,7 @@ def jobs(status: str, prefix: str, since: datetime | None, limit: int, after: st
 def show(job: str, *, as_json: bool) -> int:
     """Show where a job stands; a finished one's report."""
     detail = job_detail.show_job(_app(), job)
-    _write(as_json, detail, _outline(detail))
+    _write(as_json, detail, outline(detail))
     return 0
 
 
@@ -247,7 +239,7 @@ def validate(files: tuple[Path, ...], deployment: str | None, *, as_json: bool) 
     else:
         for result in results:
             good = f"{result['requests']:,} good lines, {result['finding_count']:,} findings"
-            _say(f"{_plain(result['file'])}: {good}")
+            _say(f"{printable(result['file'])}: {good}")
     return 1 if found else 0
 
 
@@ -262,20 +254,20 @@ def fetch(job: str, out: Path, *, as_json: bool) -> int:
     if detail["status"] not in Outcome:
         raise CommandError(f"Job {job} is not finished yet. `python -m batch_fn show {job}` says where it stands.")
     files = save(app, detail, out)
-    _write(as_json, {"job_id": job, "files": [*map(str, files)]}, [_plain(str(file)) for file in files])
+    _write(as_json, {"job_id": job, "files": [*map(str, files)]}, [printable(str(file)) for file in files])
     return 0
 
 
 def _wait_for(app: App, drops: Mapping[str, str], out: Path | None, *, as_json: bool) -> int:
     """Wait until the jobs are done, bring their results if asked for. Return the exit code."""
-    results: list[Detail] = []
+    results: list[JobDetail] = []
     with Display() as display:
         for detail in followed(app, drops, display):
             files = save(app, detail, out) if out else {}
             results.append(detail | {"files": [*map(str, files)]})
     lines: list[str] = []
     for result in results:
-        lines += [*summary(result), *(f"  {_plain(file)}" for file in result["files"])]
+        lines += [*summary(result), *(f"  {printable(file)}" for file in result["files"])]
     _write(as_json, {"jobs": results}, lines)
     return 0 if all(result["status"] == Outcome.SUCCEEDED for result in results) else 1
 

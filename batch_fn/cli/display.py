@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from batch_fn.core.jobs import Outcome, PartState
-from batch_fn.queries.job_list import Detail
+from batch_fn.queries.job_detail import JobDetail
 
 DOING = {
     PartState.WAITING: "to be sent",
@@ -35,7 +35,7 @@ class Display:
 
     def show(self, name: str, state: str, done: int = 0, total: int | None = None) -> None:
         """Show how far something is."""
-        name = _plain(name)
+        name = printable(name)
         if self._bars is None:
             if self._said.get(name) != state:
                 seconds = time.monotonic() - self._began
@@ -56,7 +56,7 @@ class Display:
             self._bars.stop()
 
 
-def standing(detail: Detail) -> str:
+def standing(detail: JobDetail) -> str:
     """Return in a few words where a job stands."""
     status, counts, progress = detail["status"], detail["counts"], detail["progress"]
     if status == Outcome.REJECTED:
@@ -64,37 +64,38 @@ def standing(detail: Detail) -> str:
     if status in Outcome:
         return f"{status}: {counts['succeeded']} succeeded, {counts['failed']} failed"
     so_far = f", {progress['failed_so_far']} failed so far" if progress["failed_so_far"] else ""
-    done = f", {_done(detail)}/{progress['requests']}{so_far}" if progress["requests"] else ""
+    done = f", {done_count(detail)}/{progress['requests']}{so_far}" if progress["requests"] else ""
     doing = Counter(_doing(part) for part in detail["parts"] if part["state"] != PartState.SETTLED)
     parts = (f"{count} {each}" if doing.total() > 1 else each for each, count in doing.items())
     return ": ".join(filter(None, (f"{status}{done}", "; ".join(parts))))
 
 
-def _doing(part: Detail) -> str:
+def _doing(part: JobDetail) -> str:
     return f"{_how(part)} (attempt {part['attempt']})" if part["attempt"] > 1 else _how(part)
 
 
-def _how(part: Detail) -> str:
+def _how(part: JobDetail) -> str:
     if part["waits_for"]:
-        return f"waits: {_plain(part['waits_for'])}"
-    return _plain(part["batch_status"] or DOING[part["state"]])
+        return f"waits: {printable(part['waits_for'])}"
+    return printable(part["batch_status"] or DOING[part["state"]])
 
 
-def _done(detail: Detail) -> int:
+def done_count(detail: JobDetail) -> int:
+    """Return how many requests of a job have their final result."""
     return int(detail["progress"]["completed"] + detail["progress"]["failed"])
 
 
-def summary(detail: Detail) -> list[str]:
+def summary(detail: JobDetail) -> list[str]:
     """Return plain lines that say where a job stands, and what its findings are."""
-    head = f"{detail['job_id']}  {_plain(detail['input']['name'])}  {standing(detail)}"
+    head = f"{detail['job_id']}  {printable(detail['input']['name'])}  {standing(detail)}"
     return [head, *(_finding(finding) for finding in detail["findings"])]
 
 
-def _finding(finding: Detail) -> str:
-    return f"  line {finding['line']}  {_plain(finding['code'])}  {_plain(finding['message'])}"
+def _finding(finding: JobDetail) -> str:
+    return f"  line {finding['line']}  {printable(finding['code'])}  {printable(finding['message'])}"
 
 
-def _outline(detail: Detail) -> list[str]:
+def outline(detail: JobDetail) -> list[str]:
     """Return a job's detail as plain lines."""
     usage, estimate = detail["usage"], detail["estimate"] or {"prompt_tokens": 0, "cost": None}
     costs = (detail["cost"], estimate["cost"])
@@ -104,26 +105,27 @@ def _outline(detail: Detail) -> list[str]:
         *(f"{_attempt(part)}: {_how(part)}, 0 of {part['requests']}" for part in detail["parts"] if not part["batch"]),
         f"  tokens   {usage['prompt_tokens']} in, {usage['completion_tokens']} out; "
         f"estimated {estimate['prompt_tokens']} in",
-        *([f"  cost     {_money(costs[0])}; estimated {_money(costs[1])} for the input"] if any(costs) else []),
-        *(f"  {kind:8} {_plain(place)}" for kind, place in detail["outputs"].items() if place),
+        *([f"  cost     {money(costs[0])}; estimated {money(costs[1])} for the input"] if any(costs) else []),
+        *(f"  {kind:8} {printable(place)}" for kind, place in detail["outputs"].items() if place),
     ]
 
 
-def _batch(batch: Detail) -> str:
+def _batch(batch: JobDetail) -> str:
     done = f"{batch['succeeded']} succeeded, {batch['failed']} failed of {batch['requests']}"
-    return f"{_attempt(batch)}: {_plain(batch['status'])}, {done}, cost {_money(batch['cost'])}"
+    return f"{_attempt(batch)}: {printable(batch['status'])}, {done}, cost {money(batch['cost'])}"
 
 
-def _attempt(each: Detail) -> str:
+def _attempt(each: JobDetail) -> str:
     """Return which attempt of a part that is, whether it became a batch or not."""
-    return f"  part {each['part']}, attempt {each['attempt']}, {_plain(each['deployment'])}"
+    return f"  part {each['part']}, attempt {each['attempt']}, {printable(each['deployment'])}"
 
 
-def _money(cost: float | None) -> str:
+def money(cost: float | None) -> str:
+    """Return a cost as text, `-` if it is not known."""
     return "-" if cost is None else f"{cost:.6f}".rstrip("0").rstrip(".")
 
 
-def _plain(text: str) -> str:
+def printable(text: str) -> str:
     """Return the text with nothing in it that a terminal would obey: names and messages come from others."""
     return "".join(each if each.isprintable() else each.encode("unicode_escape", "replace").decode() for each in text)
 

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from batch_fn.app import App
-from batch_fn.cli.display import Display, _done, standing
+from batch_fn.cli.display import Display, done_count, standing
 from batch_fn.core.errors import NoSuchJobError
 from batch_fn.core.jobs import Outcome
 from batch_fn.core.names import job_id, result_path
 from batch_fn.queries import job_detail, job_list
-from batch_fn.queries.job_list import Detail, JobsPage
+from batch_fn.queries.job_detail import JobDetail
+from batch_fn.queries.job_list import JobsPage
 from batch_fn.settings import Settings
 from batch_fn.storage.blob_streams import CHUNK_BYTES
 from batch_fn.validation.check import check
@@ -29,7 +30,7 @@ def upload(app: App, file: Path, name: str, deployment: str | None, display: Dis
         display.show(name, "is uploaded", done, size)
 
     with file.open("rb") as content:
-        answer = app.containers.drop_client(name).upload_blob(
+        answer = app.blobs.drop_client(name).upload_blob(
             content, overwrite=True, metadata=metadata, progress_hook=progress
         )
     return job_id(app.settings.input_container, name, str(answer["etag"]), answer["last_modified"])
@@ -55,7 +56,7 @@ def _chunks(read: Callable[[int], bytes], name: str, size: int, display: Display
         display.show(name, "is checked", done, size)
 
 
-def followed(app: App, drops: Mapping[str, str], display: Display) -> Iterator[Detail]:
+def followed(app: App, drops: Mapping[str, str], display: Display) -> Iterator[JobDetail]:
     """Yield each job as soon as it is finished. `drops`: what to call each, by its job's id."""
     left, pause = dict(drops), FIRST_LOOK_SECONDS
     while left:
@@ -65,7 +66,7 @@ def followed(app: App, drops: Mapping[str, str], display: Display) -> Iterator[D
             except NoSuchJobError:  # nobody has looked at the drop yet
                 display.show(name, "dropped")
                 continue
-            display.show(name, standing(detail), _done(detail), detail["progress"]["requests"] or None)
+            display.show(name, standing(detail), done_count(detail), detail["progress"]["requests"] or None)
             if detail["status"] in Outcome:
                 del left[job]
                 yield detail
@@ -84,7 +85,7 @@ def listed(app: App, limit: int, after: str | None, **wanted: Any) -> JobsPage:
     return JobsPage(found, page.after)
 
 
-def save(app: App, detail: Detail, folder: Path) -> dict[Path, str]:
+def save(app: App, detail: JobDetail, folder: Path) -> dict[Path, str]:
     """Write a finished job's results below `folder`. Return each file with the place it came from, the report last."""
     path = result_path(detail["input"]["name"], detail["job_id"])
     places: dict[str, str | None] = {kind: detail["outputs"][kind] for kind in ("output", "errors")}
@@ -100,7 +101,7 @@ def save(app: App, detail: Detail, folder: Path) -> dict[Path, str]:
         container, _, name = place.partition("/")
         half = file.with_name(f"{file.name}.part")  # what has its own name is whole, whenever we are stopped
         with half.open("wb") as content:
-            for chunk in app.containers.read(container, name):
+            for chunk in app.blobs.read(container, name):
                 content.write(chunk)
         half.replace(file)
         saved[file] = place

@@ -6,13 +6,12 @@ last told (or our own count where it tells none), how far our estimates were off
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 
 import msgspec
 
-from batch_fn.app import App
 from batch_fn.core.jobs import Part, Wait
 
 FRESH = timedelta(minutes=2)
@@ -149,19 +148,19 @@ def _reason(
     return Reason.PROBES if deployment.refusals else Reason.FITS
 
 
-def reserved(deployment: Deployment, decisions: Sequence[Decision], *, enqueued: int, now: datetime) -> Deployment:
+def reserve(deployment: Deployment, decisions: Sequence[Decision], *, enqueued: int, now: datetime) -> Deployment:
     """Return the deployment with the tokens of those that may go counted in, on top of what was enqueued."""
     admitted = sum(decision.needed for decision in decisions if decision.may_go)
     return msgspec.structs.replace(deployment, enqueued=enqueued + admitted, counted_at=now)
 
 
-def lined_up(deployment: Deployment, decisions: Sequence[Decision]) -> Deployment:
+def record_queue_head(deployment: Deployment, decisions: Sequence[Decision]) -> Deployment:
     """Return the deployment with a note of who was left waiting: younger parts that come in later stand behind."""
     left = [decision.part.waiting_since for decision in decisions if not decision.may_go]
     return msgspec.structs.replace(deployment, oldest_waiting=min(left, default=None))
 
 
-def told(
+def record_headers(
     deployment: Deployment, *, estimate: int, enqueued: int | None, limit: int | None, now: datetime
 ) -> Deployment:
     """Return the deployment after a create's headers were read; the part was estimated at `estimate` tokens."""
@@ -188,7 +187,7 @@ def _corrected(deployment: Deployment, estimate: int, enqueued: int, now: dateti
     return (1 - LEARNING_RATE) * deployment.correction + LEARNING_RATE * ratio
 
 
-def ended(deployment: Deployment, part: Part) -> Deployment:
+def release_tokens(deployment: Deployment, part: Part) -> Deployment:
     """Return the deployment after a part's batch has ended: its tokens are enqueued no more."""
     if deployment.counted_at is None:
         return deployment
@@ -197,7 +196,7 @@ def ended(deployment: Deployment, part: Part) -> Deployment:
     return msgspec.structs.replace(deployment, enqueued=max(0, deployment.enqueued - needed), seen=seen)
 
 
-def refused(deployment: Deployment, part: Part, *, first_wait: timedelta, now: datetime) -> Deployment:
+def record_refusal(deployment: Deployment, part: Part, *, first_wait: timedelta, now: datetime) -> Deployment:
     """Return the deployment after it refused a part's batch: its tokens were counted in, and are not enqueued.
 
     The wait is doubled with each refusal, at most sixteenfold. Batches that were on their way together are refused
@@ -212,13 +211,13 @@ def refused(deployment: Deployment, part: Part, *, first_wait: timedelta, now: d
     return msgspec.structs.replace(deployment, refusals=deployment.refusals + 1, refused_at=now, not_before=now + wait)
 
 
-def took(deployment: Deployment, created_at: datetime) -> Deployment:
+def clear_backoff(deployment: Deployment, created_at: datetime) -> Deployment:
     """Return the deployment after it was seen to work on a batch of that time: refusals before it count no more."""
     if not deployment.refusals or (deployment.refused_at is not None and created_at <= deployment.refused_at):
         return deployment
     return msgspec.structs.replace(deployment, refusals=0, refused_at=None, not_before=None)
 
 
-def limit_of(app: App, known: Deployment) -> int | None:
-    """Return the deployment's limit in tokens: the setting's, else the last one that the service told."""
-    return app.settings.token_limits.get(known.name) or known.limit
+def limit_of(known: Deployment, token_limits: Mapping[str, int]) -> int | None:
+    """Return the deployment's limit in tokens: the setting TOKEN_LIMITS, else the last one that the service named."""
+    return token_limits.get(known.name) or known.limit

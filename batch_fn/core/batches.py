@@ -66,7 +66,7 @@ class ServiceBatch(msgspec.Struct, frozen=True, kw_only=True):
         return self.status in {"completed", "failed", "expired", "cancelled"}
 
     @property
-    def unnamed(self) -> bool:
+    def lacks_output_file(self) -> bool:
         """Whether lines were answered, and where the answers are is not said."""
         return self.completed > 0 and not self.output_file_id and not self.output_blob
 
@@ -86,22 +86,22 @@ def failed_for_good(errors: tuple[ServiceError, ...]) -> bool:
     return any(error.code in PERMANENT_FAILURES for error in errors)
 
 
-class ServiceTroubleError(Exception):
+class TransientServiceError(Exception):
     """The service did not do what was asked, and may do it later: 429, 5xx, no connection, no access yet."""
 
-    def __init__(self, sentence: str, *, retry_after: float | None = None, undecided: bool = False) -> None:
+    def __init__(self, sentence: str, *, retry_after: float | None = None, outcome_unknown: bool = False) -> None:
         super().__init__(sentence)
         self.retry_after = retry_after
         """Seconds, where the service named them."""
-        self.undecided = undecided
+        self.outcome_unknown = outcome_unknown
         """It may have been done all the same."""
 
 
-class UnansweredError(Exception):
+class CreateOutcomeUnknownError(Exception):
     """A create got no answer, or none that tells whether a batch was made: look for it before creating again."""
 
 
-class RefusedError(Exception):
+class PermanentServiceError(Exception):
     """The service will never take this: the request itself is wrong."""
 
     def __init__(self, error: ServiceError) -> None:
@@ -117,7 +117,7 @@ class FileQuotaError(Exception):
     """The resource holds as many files as it may; delete some, or wait for some to expire."""
 
 
-class FileGoneError(Exception):
+class NotFoundError(Exception):
     """The service does not know a file any more."""
 
 

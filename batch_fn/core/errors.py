@@ -1,35 +1,63 @@
-"""Errors that a user can act on."""
+"""Errors that a user can act on: each says in a sentence what is wrong and what to do."""
 
-from batch_fn.storage.rows import Finished
+from http import HTTPStatus
+from typing import ClassVar
 
 
-class JobFinishedError(Exception):
+class UserError(Exception):
+    """What a user asked for cannot be done. The API answers with a problem detail, the command line with the sentence.
+
+    `status` is the HTTP status, `slug` the last part of the problem's type, `title` its title.
+    """
+
+    status: ClassVar[HTTPStatus] = HTTPStatus.CONFLICT
+    slug: ClassVar[str]
+    title: ClassVar[str]
+
+
+class JobFinishedError(UserError):
     """The job has all its results already: there is nothing to cancel."""
+
+    slug, title = "job-finished", "The job is finished"
 
     def __init__(self, job_id: str) -> None:
         super().__init__(f"Job {job_id} has a result for each of its requests already, so it cannot be cancelled.")
 
 
-class NoSuchJobError(Exception):
-    """No job has that id: none is in hand, and none is in the history."""
+class NoSuchJobError(UserError):
+    """No active and no finished job has that id."""
+
+    status, slug, title = HTTPStatus.NOT_FOUND, "job-not-found", "There is no such job"
 
     def __init__(self, job_id: str) -> None:
         super().__init__(f"There is no job {job_id}. Look its id up in the list of jobs.")
 
 
-class ReportGoneError(Exception):
+class ReportGoneError(UserError):
     """Somebody deleted the report of a finished job."""
 
-    def __init__(self, finished: Finished) -> None:
-        super().__init__(f"The report {finished.report} of job {finished.job_id} is gone: somebody deleted it.")
+    status, slug, title = HTTPStatus.GONE, "report-gone", "The report was deleted"
+
+    def __init__(self, job_id: str, report: str) -> None:
+        super().__init__(f"The report {report} of job {job_id} is gone: somebody deleted it.")
 
 
-class JobInHandError(Exception):
+class JobActiveError(UserError):
     """The job is not finished yet: its failed lines are not known."""
 
+    slug, title = "job-active", "The job is still running"
+
     def __init__(self, job_id: str) -> None:
-        super().__init__(f"Job {job_id} is still in hand. Retry it when it is finished, or cancel it first.")
+        super().__init__(f"Job {job_id} is still running. Retry it when it is finished, or cancel it first.")
 
 
-class NothingToRetryError(Exception):
+class NothingToRetryError(UserError):
     """The job has no failed line that could be sent again."""
+
+    slug, title = "nothing-to-retry", "There is nothing to retry"
+
+
+class BadQueryError(UserError):
+    """A parameter of a query is not what it may be; the sentence names it."""
+
+    status, slug, title = HTTPStatus.BAD_REQUEST, "bad-query", "The query is wrong"

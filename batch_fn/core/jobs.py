@@ -59,7 +59,7 @@ class PartState(StrEnum):
     SETTLED = "settled"
 
 
-MOVES: dict[PartState, frozenset[PartState]] = {
+TRANSITIONS: dict[PartState, frozenset[PartState]] = {
     PartState.WAITING: frozenset(
         {PartState.WAITING, PartState.CLAIMED, PartState.BUNDLED, PartState.ENDED, PartState.SETTLED}
     ),
@@ -74,7 +74,7 @@ MOVES: dict[PartState, frozenset[PartState]] = {
 """Which states may follow which. A part refused for quota waits again; one that was split is settled."""
 
 
-class IllegalMoveError(Exception):
+class InvalidTransitionError(Exception):
     """A part was moved to a state that may not follow its own: a mistake in this app, not in the input."""
 
 
@@ -113,7 +113,7 @@ class Wait(msgspec.Struct, frozen=True, kw_only=True):
     until: datetime | None = None
 
 
-class Source(msgspec.Struct, frozen=True, kw_only=True):
+class InputRange(msgspec.Struct, frozen=True, kw_only=True):
     """Where the lines of a part lie: a byte range of the drop, or picked lines in a blob of their own."""
 
     container: str
@@ -201,7 +201,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
 
     deployment: str
     url: str
-    source: Source
+    source: InputRange
     requests: int
     bytes: int = 0
     """What it has to upload."""
@@ -229,7 +229,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     """URL of the blob that the service reads it from, where it was not."""
     output_folder: str = ""
     """URL of the folder that the service then writes its results to."""
-    creating_at: datetime | None = None
+    create_intent_at: datetime | None = None
     """Set before a create is sent and cleared when the service said no: in between, a batch may exist."""
     refused: tuple[str, ...] = ()
     """Batches that the service refused for quota; none of their lines was run."""
@@ -250,7 +250,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     error_blob: str = ""
     """URLs, in the place of the file ids; the service names them even where it wrote no such blob."""
     errors: tuple[ServiceError, ...] = ()
-    vanished_at: datetime | None = None
+    not_found_since: datetime | None = None
     """When the service first said that it does not know the batch."""
 
     succeeded: int = 0
@@ -280,14 +280,14 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
         """What marks its batch as this attempt's."""
         return {"job": self.job_id, "part": str(self.number), "attempt": str(self.attempt)}
 
-    def moved(self, to: PartState, due: datetime | None, **changes: object) -> "Part":
+    def with_state(self, to: PartState, due: datetime | None, **changes: object) -> "Part":
         """Return the part in state `to`, to be looked at again at `due`.
 
         Raises:
-            IllegalMoveError: if `to` may not follow its state.
+            InvalidTransitionError: if `to` may not follow its state.
         """
-        if to not in MOVES[self.state]:
-            raise IllegalMoveError(f"part {self.key} of job {self.job_id} may not go from {self.state} to {to}")
+        if to not in TRANSITIONS[self.state]:
+            raise InvalidTransitionError(f"part {self.key} of job {self.job_id} may not go from {self.state} to {to}")
         return msgspec.structs.replace(self, state=to, due=due, **changes)
 
 
@@ -309,19 +309,19 @@ def outcome(*, succeeded: int, failed: int, cancelled: bool) -> Outcome:
     return Outcome.PARTIALLY_SUCCEEDED if succeeded else Outcome.FAILED
 
 
-def rides_in(bundle: Job, part: Part) -> bool:
+def is_pending_member(bundle: Job, part: Part) -> bool:
     """Return whether a member still waits for what comes of the bundle."""
     return part.state is PartState.BUNDLED and part.bundle == bundle.job_id
 
 
-def riding(member: Part, carrier: Part) -> Part:
+def with_bundle_batch(member: Part, bundle_part: Part) -> Part:
     """Return a member's part as if the batch that carried it had been its own."""
     return msgspec.structs.replace(
         member,
-        batch_id=carrier.batch_id,
-        batch_status=carrier.batch_status,
-        created_at=carrier.created_at,
-        ended_at=carrier.ended_at,
-        errors=carrier.errors,
-        wait=carrier.wait,
+        batch_id=bundle_part.batch_id,
+        batch_status=bundle_part.batch_status,
+        created_at=bundle_part.created_at,
+        ended_at=bundle_part.ended_at,
+        errors=bundle_part.errors,
+        wait=bundle_part.wait,
     )

@@ -6,9 +6,9 @@ from types import MappingProxyType
 
 import msgspec
 
-from batch_fn.core.jobs import Part, PartState, Source, estimated_tokens
+from batch_fn.core.jobs import InputRange, Part, PartState, estimated_tokens
 from batch_fn.validation.lines import lines
-from batch_fn.validation.requests import Request, Stretch, body_characters
+from batch_fn.validation.requests import Request, RequestRun, body_characters
 
 FILLED_BYTES = len('"model":"",')
 """What filling in a deployment adds to a line at most, besides its name."""
@@ -40,7 +40,7 @@ class Planner:
         self._open: dict[tuple[str, str], int] = {}
         self._last: int | None = None
 
-    def add(self, lines: Request | Stretch) -> int:
+    def add(self, lines: Request | RequestRun) -> int:
         """Lay more lines. Return the index of the part of the last one."""
         filling = FILLED_BYTES + len(lines.deployment.encode()) if lines.filled else 0
         size = lines.length + 1 + lines.requests * filling
@@ -48,7 +48,7 @@ class Planner:
         index = self._open.get(group)
         last = len(self._ranges) == self._most
         room = index is not None and (last or self._ranges[index].has_room(lines, size, self._limits))
-        if isinstance(lines, Stretch) and not room:
+        if isinstance(lines, RequestRun) and not room:
             return [self.add(each) for each in lines.each()][-1]
         if index is None or not room:
             index = self._open[group] = len(self._ranges)
@@ -73,7 +73,7 @@ class Planner:
         first_number: int = 1,
         attempt: int = 1,
         attempts_before: int = 0,
-        picks: Mapping[int, Source] = MappingProxyType({}),
+        picks: Mapping[int, InputRange] = MappingProxyType({}),
     ) -> list[Part]:
         """Return the parts, waiting since `now`, to be looked at by the tick from `due` on.
 
@@ -97,8 +97,8 @@ class Planner:
             for index, each in enumerate(self._ranges)
         ]
 
-    def _source(self, each: "_Range") -> Source:
-        return Source(
+    def _source(self, each: "_Range") -> InputRange:
+        return InputRange(
             container=self._container,
             name=self._name,
             offset=each.start,
@@ -114,14 +114,14 @@ class Planner:
 class _Range:
     """A run of lines that is to be one part."""
 
-    def __init__(self, first: Request | Stretch) -> None:
+    def __init__(self, first: Request | RequestRun) -> None:
         self.start = self.end = first.offset
         self.first_line = first.line
         self.deployment, self.url = first.deployment, first.url
         self.requests = self.characters = self.size = 0
         self.fill, self.verbatim, self.interleaved = False, True, False
 
-    def has_room(self, lines: Request | Stretch, size: int, limits: Limits) -> bool:
+    def has_room(self, lines: Request | RequestRun, size: int, limits: Limits) -> bool:
         tokens = estimated_tokens(self.characters + lines.characters)
         return (
             self.size + size <= limits.bytes
@@ -129,7 +129,7 @@ class _Range:
             and (limits.tokens is None or tokens <= limits.tokens)
         )
 
-    def take(self, lines: Request | Stretch, size: int) -> None:
+    def take(self, lines: Request | RequestRun, size: int) -> None:
         # Anything between two lines but one line feed (a blank line, a carriage return) must not be sent.
         follows_on = lines.offset == self.end + 1 or not self.requests
         self.verbatim = self.verbatim and follows_on and not lines.filled
@@ -183,7 +183,7 @@ def split(
 def next_attempt(
     part: Part,
     *,
-    source: Source,
+    source: InputRange,
     requests: int,
     size: int,
     characters: int,

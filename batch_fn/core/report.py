@@ -21,16 +21,16 @@ def report(
     finding_count: int,
     outputs: dict[str, str | None],
     parts: Sequence[Part] = (),
-    former: dict[str, Any] | None = None,
+    previous_report: dict[str, Any] | None = None,
     prices: Mapping[str, tuple[float, float]] | None = None,
 ) -> dict[str, Any]:
     """Return the report of a finished job, as design.md, section 1, pictures it; times are ISO 8601, UTC.
 
-    `former` is its report before it was retried: the batches, waits, tokens and estimate of then are in this one too.
+    `previous_report` is its report before it was retried: this one has the batches, waits, tokens and estimate of both.
     """
     prices = prices or {}
     sent = [part for part in parts if part.batch_id]
-    before: dict[str, Any] = former or {"batches": [], "waits": [], "estimate": None, "usage": {}, "times": {}}
+    before: dict[str, Any] = previous_report or {"batches": [], "waits": [], "estimate": None, "usage": {}, "times": {}}
     return {
         "job_id": job.job_id,
         "status": status,
@@ -49,39 +49,39 @@ def report(
         "waits": [*before["waits"], *(_wait(part) for part in parts if part.wait is not None)],
         "estimate": _estimate(job.estimate, before["estimate"]),
         "usage": sum((part.usage for part in sent), msgspec.convert(before["usage"], Usage)),
-        "cost": _cost(sent, former, prices),
+        "cost": _cost(sent, previous_report, prices),
         "times": {
-            "dropped": stamp(job.dropped_at),
-            "accepted": before["times"].get("accepted") or stamp(job.accepted_at),
+            "dropped": to_iso(job.dropped_at),
+            "accepted": before["times"].get("accepted") or to_iso(job.accepted_at),
             "submitted": before["times"].get("submitted")
-            or stamp(min((part.created_at for part in sent if part.created_at), default=None)),
-            "finished": stamp(job.finished_at),
-            "cancelled": stamp(job.cancel_asked_at) if job.cancelled else None,
-            "retried": stamp(job.retried_at),
+            or to_iso(min((part.created_at for part in sent if part.created_at), default=None)),
+            "finished": to_iso(job.finished_at),
+            "cancelled": to_iso(job.cancel_asked_at) if job.cancelled else None,
+            "retried": to_iso(job.retried_at),
         },
     }
 
 
 def _cost(
-    sent: Sequence[Part], former: dict[str, Any] | None, prices: Mapping[str, tuple[float, float]]
+    sent: Sequence[Part], previous_report: dict[str, Any] | None, prices: Mapping[str, tuple[float, float]]
 ) -> float | None:
     """Return what all batches cost; of those before a retry the former report says it, at the prices of then."""
     now = cost([(part.deployment, part.usage) for part in sent], prices)
-    if former is None or now is None or not former["usage"]["total_tokens"]:
+    if previous_report is None or now is None or not previous_report["usage"]["total_tokens"]:
         return now
-    return None if former["cost"] is None else round(former["cost"] + now, DIGITS)
+    return None if previous_report["cost"] is None else round(previous_report["cost"] + now, DIGITS)
 
 
 def _estimate(now: Estimate | None, before: dict[str, Any] | None) -> Estimate | None:
     """Return what all that was accepted was expected to come to: the drop, and what went again by a retry."""
     if before is None:
         return now
-    former = msgspec.convert(before, Estimate)
+    previous_report = msgspec.convert(before, Estimate)
     if now is None:
-        return former
-    known = now.cost is not None and former.cost is not None
-    together = round((now.cost or 0.0) + (former.cost or 0.0), DIGITS) if known else None
-    return Estimate(now.prompt_tokens + former.prompt_tokens, together)
+        return previous_report
+    known = now.cost is not None and previous_report.cost is not None
+    together = round((now.cost or 0.0) + (previous_report.cost or 0.0), DIGITS) if known else None
+    return Estimate(now.prompt_tokens + previous_report.prompt_tokens, together)
 
 
 def _batch(part: Part, prices: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
@@ -98,8 +98,8 @@ def _batch(part: Part, prices: Mapping[str, tuple[float, float]]) -> dict[str, A
         "estimated_tokens": part.estimated_tokens,
         "usage": part.usage,
         "cost": cost([(part.deployment, part.usage)], prices),
-        "created_at": stamp(part.created_at),
-        "finished_at": stamp(part.ended_at),
+        "created_at": to_iso(part.created_at),
+        "finished_at": to_iso(part.ended_at),
     }
 
 
@@ -115,18 +115,18 @@ def _wait(part: Part) -> dict[str, Any]:
         "needed": wait.needed,
         "limit": wait.limit,
         "enqueued": wait.enqueued,
-        "until": stamp(wait.until),
+        "until": to_iso(wait.until),
     }
 
 
-def stamp(time: datetime | None) -> str | None:
+def to_iso(time: datetime | None) -> str | None:
     """Return the time as ISO 8601 in UTC, to the second."""
     return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if time else None
 
 
-def is_of(job: Job, document: dict[str, Any] | None) -> bool:
+def report_is_current(job: Job, document: dict[str, Any] | None) -> bool:
     """Return whether a report is of the job as it is now, and not of what it was before it was retried."""
-    return document is not None and document["times"]["retried"] == stamp(job.retried_at)
+    return document is not None and document["times"]["retried"] == to_iso(job.retried_at)
 
 
 def service_findings(parts: list[Part]) -> list[Finding]:

@@ -40,7 +40,7 @@ class Result(NamedTuple):
     usage: Usage
 
 
-class Final(NamedTuple):
+class FinalResult(NamedTuple):
     """A request's final result, as results of a part are kept."""
 
     line: int
@@ -116,18 +116,18 @@ def no_response(custom_id: str, message: str) -> bytes:
     return msgspec.json.encode({"custom_id": custom_id, "response": None, "error": error})
 
 
-def pack(final: Final) -> bytes:
+def pack(final: FinalResult) -> bytes:
     """Return the result as one line of a part's kept results."""
     return b"%d\t%c\t%b\n" % (final.line, b"+" if final.succeeded else b"-", final.raw)
 
 
-def unpack(packed: bytes) -> Final:
+def unpack(packed: bytes) -> FinalResult:
     """Return the result that `pack` made the line of, with or without its line end."""
     line, mark, raw = packed.rstrip(b"\n").split(b"\t", 2)
-    return Final(int(line), mark == b"+", raw)
+    return FinalResult(int(line), mark == b"+", raw)
 
 
-def merge(streams: Iterable[tuple[int, Iterator[Final]]]) -> Iterator[Final]:
+def merge(streams: Iterable[tuple[int, Iterator[FinalResult]]]) -> Iterator[FinalResult]:
     """Yield the results of several attempts and parts in the drop's order; each gives its own in order.
 
     With each comes a line that none of its own is before: it is asked for nothing until that line has its turn.
@@ -136,7 +136,7 @@ def merge(streams: Iterable[tuple[int, Iterator[Final]]]) -> Iterator[Final]:
     return (final for _, final in in_order if final is not None)
 
 
-def _numbered(first_line: int, finals: Iterator[Final]) -> Iterator[tuple[int, Final | None]]:
+def _numbered(first_line: int, finals: Iterator[FinalResult]) -> Iterator[tuple[int, FinalResult | None]]:
     yield first_line, None
     for final in finals:
         yield final.line, final

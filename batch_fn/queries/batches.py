@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import datetime
+from typing import Any
 
 import msgspec
 
@@ -9,8 +10,7 @@ from batch_fn.app import App
 from batch_fn.core.batches import ServiceBatch
 from batch_fn.core.jobs import Part
 from batch_fn.core.names import is_job_id
-from batch_fn.core.report import stamp
-from batch_fn.queries.job_list import Detail
+from batch_fn.core.report import to_iso
 
 LISTED_PAGES = 20
 """Pages of a hundred that one answer asks the service for, at most."""
@@ -21,7 +21,7 @@ MOST_DIGITS = 9
 class BatchesPage(msgspec.Struct, frozen=True):
     """Some batches, newest first. It may hold fewer than asked for; where `after` is null there are no more."""
 
-    batches: list[Detail]
+    batches: list[dict[str, Any]]
     after: str | None
 
 
@@ -42,10 +42,10 @@ def list_batches(
         ServiceTroubleError: if the service does not answer.
     """
     wanted = frozenset(status)
-    parts = {part.batch_id: part for part in app.ledger.parts_in_hand() if part.batch_id}
-    found: list[Detail] = []
+    parts = {part.batch_id: part for part in app.tables.active_parts() if part.batch_id}
+    found: list[dict[str, Any]] = []
     last: str | None = None
-    for calls, page in enumerate(app.service.pages(after)):
+    for calls, page in enumerate(app.openai.pages(after)):
         if calls == LISTED_PAGES:
             return BatchesPage(found, last)
         for batch in page:
@@ -59,7 +59,7 @@ def list_batches(
     return BatchesPage(found, None)
 
 
-def _batch(batch: ServiceBatch, part: Part | None) -> Detail:
+def _batch(batch: ServiceBatch, part: Part | None) -> dict[str, Any]:
     """Return a batch as a page shows it; `part` is the one in hand that it was made for, if it is known."""
     of: dict[str, str] = part.metadata if part is not None else batch.metadata
     ours = is_job_id(of.get("job", ""))
@@ -72,8 +72,8 @@ def _batch(batch: ServiceBatch, part: Part | None) -> Detail:
         "ours": ours,
         "deployment": part.deployment if part is not None else None,
         "endpoint": batch.endpoint or None,
-        "created_at": stamp(batch.created_at),
-        "finished_at": stamp(batch.finished_at),
+        "created_at": to_iso(batch.created_at),
+        "finished_at": to_iso(batch.finished_at),
         "requests": {"total": batch.total, "completed": batch.completed, "failed": batch.failed},
         "errors": [{"code": error.code, "message": error.message} for error in batch.errors],
     }

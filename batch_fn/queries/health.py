@@ -2,9 +2,9 @@
 
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 from batch_fn.app import App
-from batch_fn.queries.job_list import Detail
 from batch_fn.runtime import clock
 
 HEALTH_SECONDS = 10
@@ -12,7 +12,7 @@ TICK_LATE_SECONDS = 600
 """The tick runs each minute; the alert for one that does not run waits as long."""
 
 
-def check_health(app: App) -> Detail:
+def check_health(app: App) -> dict[str, Any]:
     """Return whether each thing that the app rests on is well, asked now."""
     checks = {"blob": _blob, "queue": _queue, "table": _table, "service": _service, "tick": _tick, "poison": _poison}
     pool = ThreadPoolExecutor(len(checks))
@@ -23,7 +23,7 @@ def check_health(app: App) -> Detail:
     return {"status": "healthy" if all(each["ok"] for each in found.values()) else "unhealthy", "checks": found}
 
 
-def _found(answer: Future[Detail], end: float) -> Detail:
+def _found(answer: Future[dict[str, Any]], end: float) -> dict[str, Any]:
     try:
         return answer.result(max(0, end - time.monotonic()))
     except TimeoutError:
@@ -32,28 +32,28 @@ def _found(answer: Future[Detail], end: float) -> Detail:
         return {"ok": False, "detail": type(error).__name__}  # what it says may hold an address
 
 
-def _blob(app: App) -> Detail:
-    next(app.containers.inbox(), None)
+def _blob(app: App) -> dict[str, Any]:
+    next(app.blobs.inbox(), None)
     return {"ok": True, "detail": None}
 
 
-def _queue(app: App) -> Detail:
+def _queue(app: App) -> dict[str, Any]:
     app.queues.poisoned()
     return {"ok": True, "detail": None}
 
 
-def _table(app: App) -> Detail:
-    app.ledger.last_tick()
+def _table(app: App) -> dict[str, Any]:
+    app.tables.last_tick()
     return {"ok": True, "detail": None}
 
 
-def _service(app: App) -> Detail:
-    next(app.service.pages(), None)
+def _service(app: App) -> dict[str, Any]:
+    next(app.openai.pages(), None)
     return {"ok": True, "detail": None}
 
 
-def _tick(app: App) -> Detail:
-    last = app.ledger.last_tick()
+def _tick(app: App) -> dict[str, Any]:
+    last = app.tables.last_tick()
     if last is None:
         return {"ok": False, "age_seconds": None, "detail": "no tick has come to its end yet"}
     age = max(0, int((clock.now() - last).total_seconds()))
@@ -61,6 +61,6 @@ def _tick(app: App) -> Detail:
     return {"ok": not late, "age_seconds": age, "detail": "the tick does not run" if late else None}
 
 
-def _poison(app: App) -> Detail:
+def _poison(app: App) -> dict[str, Any]:
     counts = app.queues.poisoned()
     return {"ok": not any(counts.values()), "queues": counts}

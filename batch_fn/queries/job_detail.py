@@ -7,11 +7,10 @@ import msgspec
 
 from batch_fn.app import App
 from batch_fn.core.errors import NoSuchJobError, ReportGoneError
-from batch_fn.core.jobs import Job, JobState, Member, Outcome, Part, PartState, riding
+from batch_fn.core.jobs import Job, JobState, Member, Outcome, Part, PartState, with_bundle_batch
 from batch_fn.core.names import is_job_id, result_path
-from batch_fn.core.report import is_of, report, service_findings
-from batch_fn.queries.job_list import Detail
-from batch_fn.storage.rows import Finished, Glance, Work
+from batch_fn.core.report import report, report_is_current, service_findings
+from batch_fn.storage.rows import ActiveJob, FinishedJob, FinishedSummary
 from batch_fn.validation.findings import REPORTED_FINDINGS
 
 CANCELLING = "cancelling"
@@ -19,7 +18,10 @@ OUTCOMES = frozenset(map(str, Outcome))
 STATUSES = frozenset({*map(str, JobState), *OUTCOMES, CANCELLING})
 
 
-def show_job(app: App, job_id: str) -> Detail:
+type JobDetail = dict[str, Any]
+
+
+def show_job(app: App, job_id: str) -> JobDetail:
     """Return all that is to be known of one job.
 
     Raises:
@@ -29,25 +31,26 @@ def show_job(app: App, job_id: str) -> Detail:
     if not is_job_id(job_id):
         raise NoSuchJobError(job_id)
     # Work first: a job that leaves it is in the history by then, with the outcome of its last run.
-    work, finished = app.ledger.work(job_id), app.ledger.finished(job_id)
-    over = work is None or (finished is not None and finished.attempts > work.job.row.attempts_before)
+    active, finished = app.tables.active_job(job_id), app.tables.finished(job_id)
+    over = active is None or (finished is not None and finished.attempts > active.job.row.attempts_before)
     if finished is not None and over:
-        return _of_finished(app, finished)
-    if work is None or work.job.row.bundle:
+        return _from_finished(app, finished)
+    if active is None or active.job.row.bundle:
         raise NoSuchJobError(job_id)
-    return _of_work(app, work, app.ledger.work)
+    return from_active(app, active, app.tables.active_job)
 
 
-def _of_work(app: App, work: Work, bundle_of: Callable[[str], Work | None]) -> Detail:
-    job = work.job.row
-    former = app.containers.report(job.path) if job.retried_at else None
-    if former is not None and is_of(job, former):
-        return _of_report(former)  # where it stands, the job is done
-    parts = [_as_carried(held.row, bundle_of) for held in work.parts]
-    return in_hand(job, parts, former=former, prices=app.settings.prices)
+def from_active(app: App, active: ActiveJob, bundle_of: Callable[[str], ActiveJob | None]) -> JobDetail:
+    """Return the detail of a job that is not finished; `bundle_of` reads a bundle by its id."""
+    job = active.job.row
+    previous_report = app.blobs.report(job.path) if job.retried_at else None
+    if previous_report is not None and report_is_current(job, previous_report):
+        return _from_report(previous_report)  # where it stands, the job is done
+    parts = [_as_carried(stored.row, bundle_of) for stored in active.parts]
+    return in_hand(job, parts, previous_report=previous_report, prices=app.settings.prices)
 
 
-def _as_carried(part: Part, bundle_of: Callable[[str], Work | None]) -> Part:
+def _as_carried(part: Part, bundle_of: Callable[[str], ActiveJob | None]) -> Part:
     """Return a part that rides in a bundle as if the bundle's batch were its own.
 
     The service counts for all that ride together: how far this one is, is known only when every line was answered.
@@ -55,23 +58,25 @@ def _as_carried(part: Part, bundle_of: Callable[[str], Work | None]) -> Part:
     bundle = bundle_of(part.bundle) if part.state is PartState.BUNDLED else None
     if bundle is None or Member(part.job_id, part.key) not in bundle.job.row.members:
         return part
-    (carrier,) = bundle.parts
-    answered = part.requests if carrier.row.completed == carrier.row.requests else 0
-    return msgspec.structs.replace(riding(part, carrier.row), state=carrier.row.state, completed=answered)
+    (bundle_part,) = bundle.parts
+    answered = part.requests if bundle_part.row.completed == bundle_part.row.requests else 0
+    return msgspec.structs.replace(
+        with_bundle_batch(part, bundle_part.row), state=bundle_part.row.state, completed=answered
+    )
 
 
 def in_hand(
     job: Job,
     parts: Iterable[Part],
     *,
-    former: dict[str, Any] | None = None,
+    previous_report: dict[str, Any] | None = None,
     prices: Mapping[str, tuple[float, float]] | None = None,
-) -> Detail:
-    """Return what is to be known of a job in hand; `former` is its report from before it was retried. Pure."""
+) -> JobDetail:
+    """Return what is to be known of a job in hand; `previous_report` is its report from before it was retried. Pure."""
     parts = sorted(parts, key=lambda part: (part.number, part.attempt))
     findings = service_findings(parts)
     # While its failed lines are picked, a job that is retried has no parts yet.
-    answered = former["counts"]["succeeded"] if former and not parts else 0
+    answered = previous_report["counts"]["succeeded"] if previous_report and not parts else 0
     document = report(
         job,
         status=status_of(job),
@@ -81,32 +86,32 @@ def in_hand(
         finding_count=len(findings),
         outputs={"output": None, "errors": None, "archive": None},
         parts=parts,
-        former=former,
+        previous_report=previous_report,
         prices=prices,
     )
     return _detail(document, progress(job, parts, answered), [_part(job, part) for part in parts if part.number])
 
 
-def _of_finished(app: App, finished: Finished) -> Detail:
-    document = app.containers.report(result_path(finished.name, finished.job_id))
+def _from_finished(app: App, finished: FinishedJob) -> JobDetail:
+    document = app.blobs.report(result_path(finished.name, finished.job_id))
     if document is None:
-        raise ReportGoneError(finished)
-    return _of_report(document)
+        raise ReportGoneError(finished.job_id, finished.report)
+    return _from_report(document)
 
 
-def _of_report(document: Detail) -> Detail:
+def _from_report(document: JobDetail) -> JobDetail:
     counts = document["counts"]
     done = Progress(counts["requests"], counts["succeeded"], counts["failed"])
     return _detail(document, done, [])
 
 
-def _detail(report: Detail, progress: "Progress", parts: list[Detail]) -> Detail:
+def _detail(report: JobDetail, progress: "Progress", parts: list[JobDetail]) -> JobDetail:
     added = {"progress": progress, "parts": parts, "transitions": transitions(report)}
-    detail: Detail = msgspec.to_builtins(report | added)
+    detail: JobDetail = msgspec.to_builtins(report | added)
     return detail
 
 
-def status_of(job: Job | Finished | Glance) -> str:
+def status_of(job: Job | FinishedJob | FinishedSummary) -> str:
     """Return the one word for where a job stands."""
     if not isinstance(job, Job):
         return str(job.status)
@@ -148,7 +153,7 @@ def _progress(job: Job, part: Part) -> Progress:
     return Progress(part.requests, completed, 0, min(part.failed_so_far, left) if part.batch_id else 0)
 
 
-def transitions(document: Detail) -> list[Detail]:
+def transitions(document: JobDetail) -> list[JobDetail]:
     """Return what happened to a job, in the order of time, as its report tells it. Pure."""
     times = document["times"]
     happened = [
@@ -174,11 +179,11 @@ def _transition(
     part: int | None = None,
     attempt: int | None = None,
     batch: str | None = None,
-) -> Detail:
+) -> JobDetail:
     return {"at": at, "what": what, "part": part, "attempt": attempt, "batch": batch, "detail": detail}
 
 
-def _part(job: Job, part: Part) -> Detail:
+def _part(job: Job, part: Part) -> JobDetail:
     return {
         "part": part.number,
         "attempt": part.attempt,

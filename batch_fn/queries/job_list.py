@@ -9,15 +9,14 @@ import heapq
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from typing import Any
 
 import msgspec
 
 from batch_fn.app import App
 from batch_fn.core.jobs import Job, Usage
-from batch_fn.core.report import stamp
-from batch_fn.queries.job_detail import OUTCOMES, Progress, _of_work, status_of
-from batch_fn.storage.rows import Finished, Glance, Held, Work, place
+from batch_fn.core.report import to_iso
+from batch_fn.queries.job_detail import OUTCOMES, JobDetail, Progress, from_active, status_of
+from batch_fn.storage.rows import ActiveJob, FinishedJob, FinishedSummary, Stored, history_key
 from batch_fn.storage.tables import HISTORY_PAGE
 
 READS_AT_ONCE = 8
@@ -29,13 +28,10 @@ LISTED_TIMES = ("dropped", "accepted", "submitted", "finished")
 """What a list of jobs has of each one's detail."""
 
 
-type Detail = dict[str, Any]
-
-
 class JobsPage(msgspec.Struct, frozen=True):
     """Some jobs, the last dropped first. It may hold fewer than asked for; where `after` is null there are no more."""
 
-    jobs: list[Detail]
+    jobs: list[JobDetail]
     after: str | None
 
 
@@ -54,13 +50,13 @@ def list_jobs(
     `since` and `until` are about when it was dropped, both included. `after` is what the page before gave.
     """
     wanted = frozenset(status)
-    found: list[Job | Finished | Glance] = []
+    found: list[Job | FinishedJob | FinishedSummary] = []
     more = last = None
-    past: Iterator[Finished | Glance] = iter(())
+    past: Iterator[FinishedJob | FinishedSummary] = iter(())
     if not (wanted or prefix):  # no more rows are asked for than are shown
-        past = app.ledger.history(Finished, after=after, since=since, until=until, page=min(limit + 1, HISTORY_PAGE))
+        past = app.tables.history(FinishedJob, after=after, since=since, until=until, page=min(limit + 1, HISTORY_PAGE))
     elif not wanted or wanted & OUTCOMES:
-        past = app.ledger.history(Glance, after=after, since=since, until=until, page=HISTORY_PAGE)
+        past = app.tables.history(FinishedSummary, after=after, since=since, until=until, page=HISTORY_PAGE)
     for looked_at, job in enumerate(_in_order(app, past, since, until, after)):
         if len(found) == limit or looked_at == SCANNED_ROWS:
             more = last
@@ -68,52 +64,56 @@ def list_jobs(
         last = job.job_id
         if (not wanted or status_of(job) in wanted) and job.name.startswith(prefix):
             found.append(job)
-    bundle_of = functools.cache(app.ledger.work)  # many on one page may ride in the same
+    bundle_of = functools.cache(app.tables.active_job)  # many on one page may ride in the same
     with ThreadPoolExecutor(READS_AT_ONCE) as pool:
         return JobsPage([*filter(None, pool.map(lambda job: _row(app, job, bundle_of), found))], more)
 
 
 def _in_order(
     app: App,
-    past: Iterator[Finished | Glance],
+    past: Iterator[FinishedJob | FinishedSummary],
     since: datetime | None,
     until: datetime | None,
     after: str | None,
-) -> Iterator[Job | Finished | Glance]:
+) -> Iterator[Job | FinishedJob | FinishedSummary]:
     """Yield each job once, the last dropped first; those in hand among those that are finished."""
     hand = {
         job.job_id: job
-        for job in app.ledger.jobs_in_hand()
+        for job in app.tables.active_jobs()
         if not job.bundle
         and (since is None or job.dropped_at >= since)
         and (until is None or job.dropped_at <= until)
-        and (after is None or place(job.job_id) > place(after))
+        and (after is None or history_key(job.job_id) > history_key(after))
     }
-    here: list[Job | Finished | Glance] = sorted(hand.values(), key=lambda job: place(job.job_id))
+    here: list[Job | FinishedJob | FinishedSummary] = sorted(hand.values(), key=lambda job: history_key(job.job_id))
     gone = (job for job in past if job.job_id not in hand)
-    yield from heapq.merge(here, gone, key=lambda job: place(job.job_id))
+    yield from heapq.merge(here, gone, key=lambda job: history_key(job.job_id))
 
 
-def _row(app: App, job: Job | Finished | Glance, bundle_of: Callable[[str], Work | None]) -> Detail | None:
+def _row(
+    app: App, job: Job | FinishedJob | FinishedSummary, bundle_of: Callable[[str], ActiveJob | None]
+) -> JobDetail | None:
     """Return a job as a list shows it; None if it is gone, which only somebody else can have done."""
-    if isinstance(job, Glance):
-        finished = app.ledger.finished(job.job_id)
+    if isinstance(job, FinishedSummary):
+        finished = app.tables.finished(job.job_id)
         return _row(app, finished, bundle_of) if finished else None
-    if isinstance(job, Finished):
-        detail = _of_history(job)
+    if isinstance(job, FinishedJob):
+        detail = _from_history(job)
     else:
-        work = app.ledger.work(job.job_id) or Work(Held(job, ""))  # without: it was finished a moment ago
-        detail = _of_work(app, work, bundle_of)
+        active = app.tables.active_job(job.job_id) or ActiveJob(
+            Stored(job, "")
+        )  # without: it was finished a moment ago
+        detail = from_active(app, active, bundle_of)
     return {name: detail[name] for name in LISTED} | {
         "input": {"container": job.container, "name": job.name, "bytes": job.bytes, "requests": job.requests},
         "times": {name: detail["times"][name] for name in LISTED_TIMES},
-        "report": job.report if isinstance(job, Finished) else None,
+        "report": job.report if isinstance(job, FinishedJob) else None,
     }
 
 
-def _of_history(job: Finished) -> Detail:
+def _from_history(job: FinishedJob) -> JobDetail:
     """Return what the history tells of a finished job, as its report would."""
-    detail: Detail = msgspec.to_builtins(
+    detail: JobDetail = msgspec.to_builtins(
         {
             "job_id": job.job_id,
             "status": job.status,
@@ -122,7 +122,7 @@ def _of_history(job: Finished) -> Detail:
             "finding_count": job.finding_count,
             "usage": Usage(job.prompt_tokens, job.completion_tokens, job.total_tokens),
             "cost": job.cost,
-            "times": {name: stamp(getattr(job, f"{name}_at")) for name in LISTED_TIMES},
+            "times": {name: to_iso(getattr(job, f"{name}_at")) for name in LISTED_TIMES},
         }
     )
     return detail

@@ -1,17 +1,17 @@
 """Tokens and cost of finished jobs, by day."""
 
 from datetime import timedelta
+from typing import Any
 
 import msgspec
 
 from batch_fn.app import App
 from batch_fn.core.prices import DIGITS
-from batch_fn.queries.job_list import Detail
 from batch_fn.runtime import clock
-from batch_fn.storage.rows import Spent
+from batch_fn.storage.rows import FinishedUsage
 
 
-def daily_totals(app: App, days: int) -> list[Detail]:
+def daily_usage(app: App, days: int) -> list[dict[str, Any]]:
     """Return what the finished jobs of each of the last days came to, the oldest first; a day is in UTC.
 
     A job belongs to the day that it was dropped. `cost` is null where the price of one of them is not known.
@@ -19,7 +19,7 @@ def daily_totals(app: App, days: int) -> list[Detail]:
     midnight = clock.now().replace(hour=0, minute=0, second=0, microsecond=0)
     first = midnight - timedelta(days=days - 1)
     totals = {f"{first + timedelta(days=day):%Y-%m-%d}": Total() for day in range(days)}
-    for spent in app.ledger.history(Spent, since=first):
+    for spent in app.tables.history(FinishedUsage, since=first):
         day = f"{spent.dropped_at:%Y-%m-%d}"
         if day in totals:
             totals[day] = totals[day].plus(spent)
@@ -37,7 +37,7 @@ class Total(msgspec.Struct, frozen=True, kw_only=True):
     total_tokens: int = 0
     cost: float | None = 0.0
 
-    def plus(self, spent: Spent) -> "Total":
+    def plus(self, spent: FinishedUsage) -> "Total":
         """Return the total with one more job."""
         known = self.cost is not None and (spent.cost is not None or not spent.total_tokens)
         return Total(

@@ -11,18 +11,18 @@ type Listener = Callable[[str, str | None, dict[str, object]], None]
 _listener: Listener | None = None
 
 
-def listen(listener: Listener | None) -> None:
+def set_listener(listener: Listener | None) -> None:
     """Have each record told to `listener` as well, as event, job id and facts; None: to nobody."""
     global _listener
     _listener = listener
 
 
-def note(event: str, *, job_id: str | None = None, **facts: object) -> None:
+def info(event: str, *, job_id: str | None = None, **facts: object) -> None:
     """Record that something happened as it should."""
     _write(logging.INFO, event, job_id, facts)
 
 
-def warn(event: str, *, job_id: str | None = None, **facts: object) -> None:
+def warning(event: str, *, job_id: str | None = None, **facts: object) -> None:
     """Record that something happened that somebody may want to look into."""
     _write(logging.WARNING, event, job_id, facts)
 

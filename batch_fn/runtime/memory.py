@@ -9,37 +9,37 @@ from collections.abc import Iterator
 
 _M_ARENA_MAX = -8  # source: malloc.h
 
-MANY_BYTES = 4 * 1024 * 1024
+LARGE_BYTES = 4 * 1024 * 1024
 
 _turn = threading.RLock()  # whoever has the turn already goes on: nobody can wait for himself
 
 
 @contextlib.contextmanager
-def turn(size: int) -> Iterator[bool]:
+def large_step_lock(size: int) -> Iterator[bool]:
     """Wait for the turn of a step that works on `size` bytes, and keep it; one that works on few does not wait.
 
     Gives whether it came at once: else what was read before may be out of date.
     """
-    if size < MANY_BYTES:
+    if size < LARGE_BYTES:
         yield True
         return
     at_once = _turn.acquire(blocking=False)
     if not at_once:
         _turn.acquire()
     try:
-        give_back()  # what steps before have left free counts into the peak of this one
+        trim_malloc()  # what steps before have left free counts into the peak of this one
         yield at_once
     finally:
         _turn.release()
 
 
-def keep_one() -> None:
+def limit_malloc_arenas() -> None:
     """Have threads that begin from now on share a heap."""
     if (library := _glibc()) is not None:
         library.mallopt(_M_ARENA_MAX, 1)
 
 
-def give_back() -> None:
+def trim_malloc() -> None:
     """Return what is free to the system."""
     if (library := _glibc()) is not None:
         library.malloc_trim(0)

@@ -65,7 +65,7 @@ class Instruments:
             try:
                 self._meters.force_flush(FLUSH_MILLISECONDS)
             except Exception as error:  # noqa: BLE001 - whatever is the matter with it, the step has done its work
-                log.warn("metrics_not_sent", error=error)
+                log.warning("metrics_not_sent", error=error)
 
     def heard(self, event: str, job_id: str | None, facts: dict[str, Any]) -> None:
         """Take a record of the journal to the span that is open in this thread, and to the metrics."""
@@ -115,7 +115,7 @@ def use(instruments: Instruments | None) -> None:
     """Measure with these from now on; None: not at all."""
     global _instruments
     _instruments = instruments
-    log.listen(instruments.heard if instruments else None)
+    log.set_listener(instruments.heard if instruments else None)
 
 
 def step(name: str, job_id: str | None = None) -> contextlib.AbstractContextManager[None]:

@@ -7,11 +7,11 @@ from batch_fn.core.jobs import Estimate, Job, JobState, Part, Usage
 from batch_fn.core.prices import cost
 from batch_fn.runtime import clock, log
 from batch_fn.steps.bundling import may_bundle
-from batch_fn.steps.ownership import unmoved
-from batch_fn.storage.rows import Change, ConflictError, Held
+from batch_fn.steps.ownership import reload_if_unchanged
+from batch_fn.storage.rows import Change, ConflictError, Stored
 
 
-def accept(app: App, held: Held[Job], parts: list[Part], kept: Part | None = None) -> bool:
+def accept(app: App, stored: Stored[Job], parts: list[Part], kept: Part | None = None) -> bool:
     """Enter the parts together with the accepted job, cancelled or not, and have them submitted.
 
     `held` is the row of the job as it was read before it was accepted; `kept` is a settled part with results from
@@ -25,24 +25,24 @@ def accept(app: App, held: Held[Job], parts: list[Part], kept: Part | None = Non
     while True:
         now = clock.now()
         job = msgspec.structs.replace(
-            held.row,
+            stored.row,
             state=JobState.ACCEPTED,
-            due=now if held.row.cancelled else None,
+            due=now if stored.row.cancelled else None,
             requests=sum(part.requests for part in rows),
             parts_left=len(parts),
             accepted_at=now,
             estimate=estimate,
         )
         try:
-            app.ledger.change([*map(Change, rows), Change(job, held.etag)])
+            app.tables.change([*map(Change, rows), Change(job, stored.etag)])
             break
         except ConflictError:
-            again = unmoved(app, held)
+            again = reload_if_unchanged(app, stored)
             if again is None:
                 return False
-            held = again
+            stored = again
     facts = {"input_tokens_estimated": estimate.prompt_tokens, "input_cost_estimated": estimate.cost}
-    log.note("job_accepted", job_id=job.job_id, requests=job.requests, parts=len(parts), **facts)
+    log.info("job_accepted", job_id=job.job_id, requests=job.requests, parts=len(parts), **facts)
     for part in parts:
         app.queues.submit(job.job_id, part.key, app.settings.bundle_seconds if part.bundles else 0)
     return True

@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from batch_fn.app import App
-from batch_fn.core.batches import FileGoneError
+from batch_fn.core.batches import NotFoundError
 from batch_fn.core.jobs import Part, Usage
 from batch_fn.core.results import Verdict, read_result
 from batch_fn.runtime import clock, log
-from batch_fn.validation.compact_map import Digests
+from batch_fn.validation.compact_map import CompactMap
 from batch_fn.validation.lines import lines
 
 MAX_RESULT_BYTES = 256 * 1024 * 1024
 """A result line is held in memory; one longer than this is taken for missing."""
 
 
-class NotYetError(Exception):
+class ResultsNotReadyError(Exception):
     """Results that ought to be there are not; `until` then is how long to wait before they are taken for lost."""
 
     def __init__(self, result: str, until: datetime) -> None:
@@ -26,7 +26,7 @@ class NotYetError(Exception):
         self.until = until
 
 
-class Place(NamedTuple):
+class Location(NamedTuple):
     """Where a result line lies on disk, and what it means."""
 
     file: int
@@ -40,36 +40,36 @@ _PLACE_BYTES = 10  # with an offset of 45 bits
 _VERDICTS = list(Verdict)
 
 
-def as_number(place: Place) -> int:
+def pack_location(place: Location) -> int:
     """Return the place as one number, as it is held."""
     small = (place.length << _VERDICT_BITS | _VERDICTS.index(place.verdict)) << _FILE_BITS | place.file
     return place.offset << (_LENGTH_BITS + _VERDICT_BITS + _FILE_BITS) | small
 
 
-def as_place(number: int) -> Place:
+def unpack_location(number: int) -> Location:
     """Return the place that `as_number` made the number of."""
     file = number & ((1 << _FILE_BITS) - 1)
     number >>= _FILE_BITS
     verdict = _VERDICTS[number & ((1 << _VERDICT_BITS) - 1)]
     number >>= _VERDICT_BITS
-    return Place(file, number >> _LENGTH_BITS, number & ((1 << _LENGTH_BITS) - 1), verdict)
+    return Location(file, number >> _LENGTH_BITS, number & ((1 << _LENGTH_BITS) - 1), verdict)
 
 
-class Answers:
+class BatchResults:
     """What the service answered to one part, by custom_id. Needs a folder to put the result files in."""
 
     def __init__(self, app: App, part: Part, folder: Path) -> None:
         self._app, self._part = app, part
         self._paths = [folder / "output", folder / "errors"]
         self._files: list[IO[bytes]] = []
-        self._places = Digests(_PLACE_BYTES, part.requests)
+        self._places = CompactMap(_PLACE_BYTES, part.requests)
         self._succeeded = 0
         self.usage = Usage()
         """Of all the answers."""
         self.output_lost = False
         """Whether lines may have been answered in an output that is gone: they must not be sent again."""
 
-    def __enter__(self) -> "Answers":
+    def __enter__(self) -> "BatchResults":
         part = self._part
         ids, urls = (part.output_file_id, part.error_file_id), (part.output_blob, part.error_blob)
         for number, path in enumerate(self._paths):
@@ -93,20 +93,20 @@ class Answers:
         """Whether there is any answer, or was."""
         return bool(self._places) or self.output_lost
 
-    def place(self, custom_id: str) -> Place | None:
+    def place(self, custom_id: str) -> Location | None:
         """Return where the answer to a request lies, None if there is none."""
         number = self._places.get(custom_id.encode(errors="surrogatepass"))
-        return None if number is None else as_place(number)
+        return None if number is None else unpack_location(number)
 
     def forget_places(self) -> None:
         """Give back what is held for `place`; `file` and `read` go on."""
-        self._places = Digests(_PLACE_BYTES, 0)
+        self._places = CompactMap(_PLACE_BYTES, 0)
 
     def file(self, number: int) -> IO[bytes]:
         """Return the output (0) or error file (1)."""
         return self._files[number]
 
-    def read(self, place: Place) -> bytes:
+    def read(self, place: Location) -> bytes:
         """Return the service's own line."""
         return os.pread(self.file(place.file).fileno(), place.length, place.offset)
 
@@ -117,13 +117,13 @@ class Answers:
 
     def _download(self, file_id: str, to: Path) -> None:
         try:
-            self._app.service.download(file_id, to)
-        except FileGoneError:
+            self._app.openai.download(file_id, to)
+        except NotFoundError:
             self._not_there(file_id, output=file_id == self._part.output_file_id)
 
     def _copy(self, url: str, to: Path) -> None:
         """Bring a result blob here. The service names one even where it wrote none."""
-        chunks = self._app.containers.read_url(url)
+        chunks = self._app.blobs.read_url(url)
         output = url == self._part.output_blob
         if chunks is not None:
             with to.open("wb") as file:
@@ -135,8 +135,8 @@ class Answers:
         """Take a result that is gone for empty, after the settled time. Raises: NotYetError before it."""
         settled = (self._part.ended_at or clock.now()) + timedelta(seconds=self._app.settings.settle_seconds)
         if clock.now() < settled:
-            raise NotYetError(result, settled)
-        log.warn("result_gone", job_id=self._part.job_id, part=self._part.key, result=result)
+            raise ResultsNotReadyError(result, settled)
+        log.warning("result_gone", job_id=self._part.job_id, part=self._part.key, result=result)
         self.output_lost = self.output_lost or output
 
     def _check_whole(self) -> None:
@@ -150,12 +150,12 @@ class Answers:
         for line in lines(_chunks(self._files[number]), MAX_RESULT_BYTES):
             result = read_result(line.raw)
             if result is None:
-                log.warn("result_unreadable", job_id=self._part.job_id, part=self._part.key, line=line.number)
+                log.warning("result_unreadable", job_id=self._part.job_id, part=self._part.key, line=line.number)
                 continue
             earlier = self.place(result.custom_id)
             if earlier is None or earlier.verdict is not Verdict.SUCCEEDED:
-                place = Place(number, line.offset, line.length, result.verdict)
-                self._places.put(result.custom_id.encode(errors="surrogatepass"), as_number(place))
+                place = Location(number, line.offset, line.length, result.verdict)
+                self._places.put(result.custom_id.encode(errors="surrogatepass"), pack_location(place))
                 self._succeeded += result.verdict is Verdict.SUCCEEDED
                 self.usage += result.usage
 

@@ -17,11 +17,12 @@ import msgspec
 
 from batch_fn.app import App
 from batch_fn.core import admission
-from batch_fn.core.jobs import Job, JobState, Member, Part, PartState, Source, rides_in
+from batch_fn.core.jobs import InputRange, Job, JobState, Member, Part, is_pending_member
 from batch_fn.core.names import new_bundle_id
 from batch_fn.runtime import clock, log
+from batch_fn.steps import part_moves
 from batch_fn.storage.part_lines import SourceLine, picked, read_lines
-from batch_fn.storage.rows import Change, ConflictError, Held, Work
+from batch_fn.storage.rows import ActiveJob, Change, ConflictError, Stored
 from batch_fn.validation.requests import fill_deployment, with_custom_id
 
 MAX_MEMBERS = 500
@@ -38,78 +39,77 @@ def may_bundle(app: App, size: int) -> bool:
     return app.settings.bundle_seconds > 0 and size <= app.settings.bundle_bytes
 
 
-def gather(app: App, first: Part) -> tuple[str, str] | None:
+def build_bundle(app: App, first: Part) -> tuple[str, str] | None:
     """Bundle a part with others that wait for the same. Return job id and key of what is to be sent, None if nothing.
 
     A part that finds no company goes alone.
     """
-    waiting = _company(app, first)
+    waiting = _candidates(app, first)
     if len(waiting) < 2:
         return first.job_id, first.key
     bundle_id = new_bundle_id(clock.now(), secrets.token_hex(5))
-    bundle = app.ledger.begin(_bundle(app, bundle_id))
-    riders = list(_claim(app, bundle_id, waiting))
-    if not riders:
-        app.ledger.forget(Work(bundle))
+    bundle = app.tables.insert_if_absent(_bundle(app, bundle_id))
+    bundle_members = list(_claim(app, bundle_id, waiting))
+    if not bundle_members:
+        app.tables.delete_active(ActiveJob(bundle))
         return None
     try:
-        _write_lines(app, bundle_id, riders)
+        _write_lines(app, bundle_id, bundle_members)
     except Exception:
-        abandon(app, bundle, alone=True)  # one that cannot be read is not to keep the others
+        dissolve_unsent(app, bundle, alone=True)  # one that cannot be read is not to keep the others
         raise
-    carrier = _carrier(app, bundle_id, riders)
-    members = tuple(Member(part.job_id, part.key) for part in riders)
+    bundle_part = _bundle_part(app, bundle_id, bundle_members)
+    members = tuple(Member(part.job_id, part.key) for part in bundle_members)
     accepted = msgspec.structs.replace(
         bundle.row,
         state=JobState.ACCEPTED,
         due=None,
         accepted_at=clock.now(),
-        requests=carrier.requests,
+        requests=bundle_part.requests,
         parts_left=1,
         members=members,
     )
     try:
-        app.ledger.change([Change(carrier), Change(accepted, bundle.etag)])
+        app.tables.change([Change(bundle_part), Change(accepted, bundle.etag)])
     except ConflictError:
-        made = app.ledger.work(bundle_id)
+        made = app.tables.active_job(bundle_id)
         if made is None or not made.job.row.members:  # it took so long that the tick has broken it up
-            _let_go(app, bundle_id)
+            _release_claimed(app, bundle_id)
             return None
         # Else it was this very write, made again by the client after its answer was lost.
-    log.note("bundle_made", job_id=bundle_id, members=len(members), requests=carrier.requests)
-    return bundle_id, carrier.key
+    log.info("bundle_made", job_id=bundle_id, members=len(members), requests=bundle_part.requests)
+    return bundle_id, bundle_part.key
 
 
-def abandon(app: App, held: Held[Job], *, alone: bool = False) -> None:
+def dissolve_unsent(app: App, stored: Stored[Job], *, alone: bool = False) -> None:
     """Break up a bundle that whoever gathered it did not complete; its members wait again, to go alone or not."""
-    gone = app.ledger.update(held, msgspec.structs.replace(held.row, state=JobState.FINISHING, due=clock.now()))
-    _let_go(app, gone.row.job_id, alone=alone)
-    app.ledger.forget(Work(gone))
+    gone = app.tables.update(stored, msgspec.structs.replace(stored.row, state=JobState.FINISHING, due=clock.now()))
+    _release_claimed(app, gone.row.job_id, alone=alone)
+    app.tables.delete_active(ActiveJob(gone))
 
 
-def look_after(app: App, held: Held[Part]) -> None:
+def recheck_member(app: App, stored: Stored[Part]) -> None:
     """Let a part wait again that was claimed for a bundle that left without it; else look again in a while."""
-    bundle = app.ledger.work(held.row.bundle)
+    bundle = app.tables.active_job(stored.row.bundle)
     if bundle is None:
-        _let_go(app, held.row.bundle)
-    elif bundle.job.row.members and Member(held.row.job_id, held.row.key) not in bundle.job.row.members:
-        _release(app, held.row.bundle, [held], alone=False)
+        _release_claimed(app, stored.row.bundle)
+    elif bundle.job.row.members and Member(stored.row.job_id, stored.row.key) not in bundle.job.row.members:
+        _release(app, stored.row.bundle, [stored], alone=False)
     else:
-        later = clock.after(app.settings.claim_seconds + app.settings.resend_seconds)
-        app.ledger.update(held, held.row.moved(PartState.BUNDLED, later))
+        part_moves.bundle(app, stored, stored.row.bundle)
 
 
-def break_up(app: App, bundle: Job, carrier: Part) -> None:
+def dissolve(app: App, bundle: Job, bundle_part: Part) -> None:
     """Let the members of a bundle that the service would not take go one by one: one bad member is to harm nobody."""
-    code = carrier.errors[0].code if carrier.errors else None
-    log.warn("bundle_broken_up", job_id=bundle.job_id, code=code, members=len(bundle.members))
-    held = []
+    code = bundle_part.errors[0].code if bundle_part.errors else None
+    log.warning("bundle_broken_up", job_id=bundle.job_id, code=code, members=len(bundle.members))
+    stored = []
     for member in bundle.members:
-        work = app.ledger.work(member.job_id)
-        part = work.part(member.part) if work else None
-        if part is not None and rides_in(bundle, part.row):
-            held.append(part)
-    _release(app, bundle.job_id, held, alone=True)
+        active = app.tables.active_job(member.job_id)
+        part = active.part(member.part) if active else None
+        if part is not None and is_pending_member(bundle, part.row):
+            stored.append(part)
+    _release(app, bundle.job_id, stored, alone=True)
     forget_bundle(app, bundle.job_id)
 
 
@@ -118,42 +118,42 @@ def forget_bundle(app: App, bundle_id: str) -> None:
 
     The row says so first: whoever goes on with this after a crash must not look for results that are deleted.
     """
-    work = app.ledger.work(bundle_id)
-    if work is None:
+    active = app.tables.active_job(bundle_id)
+    if active is None:
         return
-    bundle = work.job
+    bundle = active.job
     if bundle.row.state is not JobState.FINISHING:
         due = clock.after(app.settings.resend_seconds)
         try:
-            bundle = app.ledger.update(bundle, msgspec.structs.replace(bundle.row, state=JobState.FINISHING, due=due))
+            bundle = app.tables.update(bundle, msgspec.structs.replace(bundle.row, state=JobState.FINISHING, due=due))
         except ConflictError:
             return  # another instance is at it
     if app.settings.delete_service_files:
-        for held in work.parts:
-            app.service.delete_files_of(held.row)
-    app.containers.clear_work(bundle_id)
-    app.ledger.forget(Work(bundle, work.parts))
+        for stored in active.parts:
+            app.openai.delete_files_of(stored.row)
+    app.blobs.clear_work(bundle_id)
+    app.tables.delete_active(ActiveJob(bundle, active.parts))
 
 
-def _company(app: App, first: Part) -> list[Held[Part]]:
+def _candidates(app: App, first: Part) -> list[Stored[Part]]:
     """Return the parts that may ride together, `first` and then the oldest, within the limits of one part."""
     settings = app.settings
-    waiting = sorted(app.ledger.bundleable(first), key=lambda held: _place_in_line(held.row, first))
+    waiting = sorted(app.tables.bundleable(first), key=lambda stored: _place_in_line(stored.row, first))
     if len(waiting) < 2:
         return waiting  # what is known of the deployment is not asked for a part that goes alone anyway
-    known = app.ledger.deployment(first.deployment)
-    most_tokens = admission.limit_of(app, known)
-    company: list[Held[Part]] = []
+    known = app.tables.deployment(first.deployment)
+    most_tokens = admission.limit_of(known, app.settings.token_limits)
+    company: list[Stored[Part]] = []
     size = requests = tokens = 0
-    for held in waiting:
-        size += held.row.bytes
-        requests += held.row.requests
-        tokens += known.needs(held.row)
+    for stored in waiting:
+        size += stored.row.bytes
+        requests += stored.row.requests
+        tokens += known.needs(stored.row)
         if size > settings.part_bytes or requests > settings.max_part_requests or len(company) == MAX_MEMBERS:
             break
         if most_tokens is not None and tokens > most_tokens:
             break
-        company.append(held)
+        company.append(stored)
     return company
 
 
@@ -162,21 +162,20 @@ def _place_in_line(part: Part, first: Part) -> tuple[bool, datetime, str]:
     return (part.job_id, part.key) != (first.job_id, first.key), part.waiting_since, part.job_id
 
 
-def _claim(app: App, bundle_id: str, waiting: list[Held[Part]]) -> Iterator[Part]:
-    for held in waiting:
+def _claim(app: App, bundle_id: str, waiting: list[Stored[Part]]) -> Iterator[Part]:
+    for stored in waiting:
         try:
-            due = clock.after(app.settings.claim_seconds + app.settings.resend_seconds)
-            yield app.ledger.update(held, held.row.moved(PartState.BUNDLED, due, bundle=bundle_id)).row
+            yield part_moves.bundle(app, stored, bundle_id)
         except ConflictError:
             continue  # it rides elsewhere
 
 
-def _write_lines(app: App, bundle_id: str, riders: list[Part]) -> None:
+def _write_lines(app: App, bundle_id: str, bundle_members: list[Part]) -> None:
     """Write the lines of all members, under custom_ids that are unique in the bundle."""
-    with app.containers.writer(app.settings.work_container, _lines_name(bundle_id)) as writer:
+    with app.blobs.writer(app.settings.work_container, _lines_name(bundle_id)) as writer:
         number = 0
-        for member, part in enumerate(riders):
-            for line in read_lines(app.containers, part.source, app.settings.max_line_bytes):
+        for member, part in enumerate(bundle_members):
+            for line in read_lines(app.blobs, part.source, app.settings.max_line_bytes):
                 number += 1
                 raw = fill_deployment(line.raw, part.deployment) if part.source.fill else line.raw
                 writer.write(picked(SourceLine(number, with_custom_id(raw, bundled_id(member, line.line)))))
@@ -195,19 +194,19 @@ def _bundle(app: App, bundle_id: str) -> Job:
     )
 
 
-def _carrier(app: App, bundle_id: str, riders: list[Part]) -> Part:
+def _bundle_part(app: App, bundle_id: str, bundle_members: list[Part]) -> Part:
     return Part(
         job_id=bundle_id,
         number=1,
-        attempt=max(part.attempt for part in riders),
+        attempt=max(part.attempt for part in bundle_members),
         due=clock.after(app.settings.resend_seconds),
-        waiting_since=min(part.waiting_since for part in riders),
-        deployment=riders[0].deployment,
-        url=riders[0].url,
-        source=Source(container=app.settings.work_container, name=_lines_name(bundle_id), picked=True),
-        requests=sum(part.requests for part in riders),
-        bytes=sum(part.bytes for part in riders),
-        estimated_tokens=sum(part.estimated_tokens for part in riders),
+        waiting_since=min(part.waiting_since for part in bundle_members),
+        deployment=bundle_members[0].deployment,
+        url=bundle_members[0].url,
+        source=InputRange(container=app.settings.work_container, name=_lines_name(bundle_id), picked=True),
+        requests=sum(part.requests for part in bundle_members),
+        bytes=sum(part.bytes for part in bundle_members),
+        estimated_tokens=sum(part.estimated_tokens for part in bundle_members),
     )
 
 
@@ -215,18 +214,14 @@ def _lines_name(bundle_id: str) -> str:
     return f"{bundle_id}/lines"
 
 
-def _let_go(app: App, bundle_id: str, *, alone: bool = False) -> None:
+def _release_claimed(app: App, bundle_id: str, *, alone: bool = False) -> None:
     """Let all that were claimed for a bundle wait again, and delete what was written of it: it never came to be."""
-    _release(app, bundle_id, list(app.ledger.riders(bundle_id)), alone=alone)
-    app.containers.clear_work(bundle_id)
+    _release(app, bundle_id, list(app.tables.bundle_members(bundle_id)), alone=alone)
+    app.blobs.clear_work(bundle_id)
 
 
-def _release(app: App, bundle_id: str, held_parts: list[Held[Part]], *, alone: bool) -> None:
-    for held in held_parts:
-        part = held.row
-        due = clock.after(app.settings.resend_seconds)
-        changes = {"bundle": "", "bundles": part.bundles and not alone}
-        with contextlib.suppress(ConflictError):  # it moved meanwhile; if it still rides, the tick looks after it
-            app.ledger.update(held, part.moved(PartState.WAITING, due, **changes))
-            app.queues.submit(part.job_id, part.key)
-    log.note("members_released", job_id=bundle_id, members=len(held_parts))
+def _release(app: App, bundle_id: str, held_parts: list[Stored[Part]], *, alone: bool) -> None:
+    for stored in held_parts:
+        with contextlib.suppress(ConflictError):  # it moved meanwhile; if it is still bundled, the tick rechecks it
+            part_moves.unbundle(app, stored, alone=alone)
+    log.info("members_released", job_id=bundle_id, members=len(held_parts))

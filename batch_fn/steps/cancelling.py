@@ -9,16 +9,17 @@ from datetime import timedelta
 import msgspec
 
 from batch_fn.app import App
-from batch_fn.core.batches import ServiceError, ServiceTroubleError
+from batch_fn.core.batches import ServiceError, TransientServiceError
 from batch_fn.core.errors import JobFinishedError, NoSuchJobError
 from batch_fn.core.jobs import CANCELLED, Job, JobState, Outcome, Part, PartState
 from batch_fn.runtime import clock, log
-from batch_fn.storage.rows import ConflictError, Finished, Held, Work
+from batch_fn.steps import part_moves
+from batch_fn.storage.rows import ActiveJob, ConflictError, FinishedJob, Stored
 
 NOT_SENT = ServiceError(CANCELLED, "The job was cancelled before it was sent.")
 
 
-def cancel(app: App, job_id: str) -> Job | Finished:
+def cancel(app: App, job_id: str) -> Job | FinishedJob:
     """Cancel a job: what is not sent stays unsent, what was answered is kept. Doing it again changes nothing.
 
     Returns:
@@ -29,16 +30,16 @@ def cancel(app: App, job_id: str) -> Job | Finished:
         JobFinishedError: if it has all its results.
     """
     while True:
-        work = app.ledger.work(job_id)
-        finished = app.ledger.finished(job_id)
-        over = work is None or (finished is not None and finished.attempts > work.job.row.attempts_before)
+        active = app.tables.active_job(job_id)
+        finished = app.tables.finished(job_id)
+        over = active is None or (finished is not None and finished.attempts > active.job.row.attempts_before)
         if over and finished is not None:
             if finished.status is Outcome.CANCELLED:
                 return finished
             raise JobFinishedError(job_id)
-        if work is None or work.job.row.bundle:
+        if active is None or active.job.row.bundle:
             raise NoSuchJobError(job_id)
-        job = work.job.row
+        job = active.job.row
         if not job.cancelled:
             if job.state is JobState.FINISHING:
                 raise JobFinishedError(job_id)
@@ -46,62 +47,50 @@ def cancel(app: App, job_id: str) -> Job | Finished:
             # One that is still being read is stopped by its reader, as soon as there are parts to stop.
             due = now if job.state is JobState.ACCEPTED else job.due
             try:
-                held = app.ledger.update(
-                    work.job, msgspec.structs.replace(job, cancelled=True, cancel_asked_at=now, due=due)
+                stored = app.tables.update(
+                    active.job, msgspec.structs.replace(job, cancelled=True, cancel_asked_at=now, due=due)
                 )
             except ConflictError:
                 continue
-            log.note("job_cancelled", job_id=job_id, state=job.state)
-            work = Work(held, work.parts)
-        stop_parts(app, work)
-        return work.job.row
+            log.info("job_cancelled", job_id=job_id, state=job.state)
+            active = ActiveJob(stored, active.parts)
+        stop_parts(app, active)
+        return active.job.row
 
 
-def stop_parts(app: App, work: Work) -> None:
+def stop_parts(app: App, active: ActiveJob) -> None:
     """Make one pass over the parts of a cancelled job; the tick makes the next, while one is left that is not over."""
-    job = work.job.row
+    job = active.job.row
     if not job.cancelled or job.state is not JobState.ACCEPTED:
         return
     under_way = False
-    for held in work.parts:
+    for stored in active.parts:
         try:
-            under_way |= _stop(app, held)
+            under_way |= _stop(app, stored)
         except ConflictError:
             under_way = True  # it moved meanwhile
-        except ServiceTroubleError as trouble:
+        except TransientServiceError as trouble:
             under_way = True
-            log.warn("cancel_failed", job_id=job.job_id, part=held.row.key, trouble=trouble)
+            log.warning("cancel_failed", job_id=job.job_id, part=stored.row.key, trouble=trouble)
     due = clock.now() + timedelta(seconds=app.settings.trouble_seconds if under_way else app.settings.resend_seconds)
     try:
-        app.ledger.update(work.job, msgspec.structs.replace(job, due=due))
+        app.tables.update(active.job, msgspec.structs.replace(job, due=due))
     except ConflictError:
         return  # a part was settled meanwhile; the row is due all the same
 
 
 def unwanted(app: App, job: Job) -> bool:
     """Return whether the job was cancelled; a bundle is when the job of every member was."""
-    works = (app.ledger.work(member.job_id) for member in job.members)
-    return all(work is None or work.job.row.cancelled for work in works) if job.members else job.cancelled
+    works = (app.tables.active_job(member.job_id) for member in job.members)
+    return all(active is None or active.job.row.cancelled for active in works) if job.members else job.cancelled
 
 
-def end_unsent(app: App, held: Held[Part]) -> None:
-    """End a part for which no batch can have been made; its lines are errors then."""
-    now = clock.now()
-    due = clock.after(app.settings.resend_seconds)
-    # A claim that died may have left a file: with one claim more, cleaning up looks for it.
-    claims = held.row.claims + bool(held.row.claims and not held.row.file_id)
-    ended = held.row.moved(PartState.ENDED, due, claims=claims, errors=(NOT_SENT,), creating_at=None, ended_at=now)
-    app.ledger.update(held, ended)
-    log.note("part_not_sent", job_id=held.row.job_id, part=held.row.key)
-    app.queues.collect(held.row.job_id)
-
-
-def _stop(app: App, held: Held[Part]) -> bool:
+def _stop(app: App, stored: Stored[Part]) -> bool:
     """Stop one part as far as that can be done now. Return whether it has to be looked at again."""
-    part = held.row
+    part = stored.row
     match part.state:
-        case PartState.WAITING if part.creating_at is None:
-            end_unsent(app, held)
+        case PartState.WAITING if part.create_intent_at is None:
+            part_moves.end_unsent(app, stored, NOT_SENT)
             return False
         case PartState.OPEN:
             _stop_batch(app, part)
@@ -114,15 +103,15 @@ def _stop(app: App, held: Held[Part]) -> bool:
 
 def _stop_batch(app: App, part: Part) -> None:
     if part.batch_status != "cancelling":
-        app.service.cancel(part.batch_id)
-        log.note("batch_cancelled", job_id=part.job_id, part=part.key, batch=part.batch_id)
+        app.openai.cancel(part.batch_id)
+        log.info("batch_cancelled", job_id=part.job_id, part=part.key, batch=part.batch_id)
 
 
 def _stop_bundle(app: App, bundle_id: str) -> None:
     """Let the members of a bundle go alone that is not sent yet; one that is sent runs on if somebody needs it."""
-    bundle = app.ledger.work(bundle_id)
-    for carrier in bundle.parts if bundle else []:
-        if carrier.row.state is PartState.WAITING and carrier.row.creating_at is None:
-            end_unsent(app, carrier)  # nothing of it was sent, so collecting it breaks it up
-        elif carrier.row.state is PartState.OPEN and bundle is not None and unwanted(app, bundle.job.row):
-            _stop_batch(app, carrier.row)
+    bundle = app.tables.active_job(bundle_id)
+    for bundle_part in bundle.parts if bundle else []:
+        if bundle_part.row.state is PartState.WAITING and bundle_part.row.create_intent_at is None:
+            part_moves.end_unsent(app, bundle_part, NOT_SENT)  # nothing of it was sent, so collecting it breaks it up
+        elif bundle_part.row.state is PartState.OPEN and bundle is not None and unwanted(app, bundle.job.row):
+            _stop_batch(app, bundle_part.row)

@@ -11,73 +11,84 @@ import msgspec
 
 from batch_fn.app import App
 from batch_fn.core.batches import failed_for_good
-from batch_fn.core.jobs import CANCELLED, Job, JobState, Part, PartState, Source, Usage, rides_in, riding
+from batch_fn.core.jobs import (
+    CANCELLED,
+    InputRange,
+    Job,
+    JobState,
+    Part,
+    PartState,
+    Usage,
+    is_pending_member,
+    with_bundle_batch,
+)
 from batch_fn.core.planning import next_attempt
-from batch_fn.core.report import is_of
-from batch_fn.core.results import Final, Verdict, no_response, pack, read_result
+from batch_fn.core.report import report_is_current
+from batch_fn.core.results import FinalResult, Verdict, no_response, pack, read_result
 from batch_fn.runtime import clock, log
-from batch_fn.runtime.memory import turn
-from batch_fn.steps.answers import Answers, NotYetError, Place
-from batch_fn.steps.bundling import break_up, bundled_id, forget_bundle, may_bundle
+from batch_fn.runtime.memory import large_step_lock
+from batch_fn.steps import part_moves
+from batch_fn.steps.answers import BatchResults, Location, ResultsNotReadyError
+from batch_fn.steps.bundling import bundled_id, dissolve, forget_bundle, may_bundle
 from batch_fn.steps.finishing import finish
-from batch_fn.steps.ownership import clear_if_gone
+from batch_fn.steps.ownership import delete_orphaned_work
 from batch_fn.storage.part_lines import SourceLine, picked, read_lines
-from batch_fn.storage.rows import Change, ConflictError, Held, Work
+from batch_fn.storage.rows import ActiveJob, Change, ConflictError, Stored
 from batch_fn.validation.requests import custom_id_of, with_custom_id
 
 
 def collect(app: App, job_id: str) -> None:
     """Settle every ended part of the job, and finish the job if none is left to wait for."""
-    work = app.ledger.work(job_id)
-    if work is None or work.job.row.accepted_at is None:
+    active = app.tables.active_job(job_id)
+    if active is None or active.job.row.accepted_at is None:
         return
-    with turn(max(work.job.row.bytes, sum(held.row.bytes for held in work.parts))) as at_once:
+    with large_step_lock(max(active.job.row.bytes, sum(stored.row.bytes for stored in active.parts))) as at_once:
         if at_once:
-            _collect(app, work)
+            _collect(app, active)
         else:  # one message comes for each part: whoever had the turn may have settled them all
             collect(app, job_id)
 
 
-def _collect(app: App, work: Work) -> None:
-    job, job_id = work.job.row, work.job.row.job_id
+def _collect(app: App, active: ActiveJob) -> None:
+    job, job_id = active.job.row, active.job.row.job_id
     if job.bundle and job.state is JobState.FINISHING:
         forget_bundle(app, job_id)
         return
     # With the report written, results may be deleted at the service already: there is nothing to collect any more.
-    reported = job.state is JobState.FINISHING and is_of(job, app.containers.report(job.path))
+    reported = job.state is JobState.FINISHING and report_is_current(job, app.blobs.report(job.path))
     if reported or not job.parts_left:
-        finish(app, work)
+        finish(app, active)
         return
-    for held in work.parts:
-        if held.row.state is PartState.ENDED:
+    for stored in active.parts:
+        if stored.row.state is PartState.ENDED:
             try:
-                _settle_ended(app, job, held.row)
-            except NotYetError as error:
-                log.warn("results_not_yet", job_id=job_id, part=held.row.key, missing=error, until=error.until)
-                app.ledger.update(held, held.row.moved(PartState.ENDED, error.until))  # the tick sends for it then
+                _settle_ended(app, job, stored.row)
+            except ResultsNotReadyError as error:
+                log.warning("results_not_yet", job_id=job_id, part=stored.row.key, missing=error, until=error.until)
+                part_moves.postpone_collect(app, stored, error.until)
 
 
 def _settle_ended(app: App, job: Job, part: Part) -> None:
-    with tempfile.TemporaryDirectory() as folder, Answers(app, part, Path(folder)) as answers:
+    with tempfile.TemporaryDirectory() as folder, BatchResults(app, part, Path(folder)) as answers:
         if not job.members:
-            Settling(app, job, part, answers, Path(folder)).run()
+            PartSettlement(app, job, part, answers, Path(folder)).run()
         elif not answers and (failed_for_good(part.errors) or not part.batch_id):
-            break_up(app, job, part)
+            dissolve(app, job, part)
         else:
             _settle_members(app, job, part, answers, Path(folder))
 
 
-def _settle_members(app: App, bundle: Job, carrier: Part, answers: Answers, folder: Path) -> None:
+def _settle_members(app: App, bundle: Job, bundle_part: Part, answers: BatchResults, folder: Path) -> None:
     """Give each member of a bundle its own results, then forget the bundle."""
     durable, errors = True, []
     for number, member in enumerate(bundle.members):
-        work = app.ledger.work(member.job_id)
-        held = work.part(member.part) if work else None
-        if work is None or held is None or not rides_in(bundle, held.row):
+        active = app.tables.active_job(member.job_id)
+        stored = active.part(member.part) if active else None
+        if active is None or stored is None or not is_pending_member(bundle, stored.row):
             continue  # it has its results
-        part = riding(held.row, carrier)
+        part = with_bundle_batch(stored.row, bundle_part)
         try:
-            durable &= Settling(app, work.job.row, part, answers, folder, member=number).run()
+            durable &= PartSettlement(app, active.job.row, part, answers, folder, member=number).run()
         except Exception as error:  # noqa: BLE001 - raised when all have had their turn
             errors.append(error)
     if errors:
@@ -86,18 +97,18 @@ def _settle_members(app: App, bundle: Job, carrier: Part, answers: Answers, fold
         forget_bundle(app, bundle.job_id)
 
 
-class Settling:
+class PartSettlement:
     """Settles one part with its batch's answers: each line is final, or is picked for the next attempt.
 
     `member` is the part's number in the bundle that it rode in, if it did.
     """
 
     def __init__(
-        self, app: App, job: Job, part: Part, answers: Answers, folder: Path, member: int | None = None
+        self, app: App, job: Job, part: Part, answers: BatchResults, folder: Path, member: int | None = None
     ) -> None:
         self._app, self._job, self._part, self._answers, self._member = app, job, part, answers, member
         self._picks = folder / "picks"
-        self._finals = Finals(answers, folder / "made")
+        self._finals = FinalResults(answers, folder / "made")
         self._usage = Usage() if member is not None else answers.usage
 
     def run(self) -> bool:
@@ -105,14 +116,14 @@ class Settling:
         self._sort()
         if self._member is None:  # nobody else asks, and the job may now be finished, which takes memory of its own
             self._answers.forget_places()
-        return self._write_down()
+        return self._persist()
 
     def _sort(self) -> None:
         """Go through the part's lines in order: each is final, or is picked for the next attempt."""
         self.succeeded = self.failed = self.again = self.again_characters = 0
         settings = self._app.settings
         with self._finals as finals, self._picks.open("wb") as picks:
-            for source in read_lines(self._app.containers, self._part.source, settings.max_line_bytes):
+            for source in read_lines(self._app.blobs, self._part.source, settings.max_line_bytes):
                 succeeded = self._decide(source, finals)
                 if succeeded is None:
                     picks.write(picked(source))
@@ -122,7 +133,7 @@ class Settling:
                     self.succeeded += succeeded
                     self.failed += not succeeded
 
-    def _decide(self, source: SourceLine, finals: "Finals") -> bool | None:
+    def _decide(self, source: SourceLine, finals: "FinalResults") -> bool | None:
         """Note the line's final result, and return whether it succeeded; None if it is to be tried again."""
         custom_id = custom_id_of(source.raw)
         place = self._answers.place(custom_id if self._member is None else bundled_id(self._member, source.line))
@@ -158,40 +169,40 @@ class Settling:
         how = f"The batch ended as {part.batch_status}" if part.batch_id else "The service refused the batch"
         return f"{how}{f' ({said})' if said else ''}, with no response to this request, on attempt {part.attempt}."
 
-    def _write_down(self) -> bool:
+    def _persist(self) -> bool:
         """Finish the job if this was the last part to wait for; else keep the results and tell the ledger."""
         while True:
-            work = self._app.ledger.work(self._job.job_id)
-            held = work.part(self._part.key) if work else None
-            if work is None or held is None or held.row.state is not self._part.state:
-                clear_if_gone(self._app, self._job.job_id, self._part.attempts_before)
+            active = self._app.tables.active_job(self._job.job_id)
+            stored = active.part(self._part.key) if active else None
+            if active is None or stored is None or stored.row.state is not self._part.state:
+                delete_orphaned_work(self._app, self._job.job_id, self._part.attempts_before)
                 return True  # done elsewhere
-            if self.again and work.job.row.state is JobState.FINISHING:
+            if self.again and active.job.row.state is JobState.FINISHING:
                 return False  # whoever finishes it has deleted the results at the service already
-            part = self._part.moved(
+            part = self._part.with_state(
                 PartState.SETTLED, None, succeeded=self.succeeded, failed=self.failed, usage=self._usage
             )
-            if not self.again and work.job.row.parts_left == 1:
-                return finish(self._app, work, last=(part, iter(self._finals)))
+            if not self.again and active.job.row.parts_left == 1:
+                return finish(self._app, active, last=(part, iter(self._finals)))
             try:
-                self._keep(work, held, part)
+                self._keep(active, stored, part)
             except ConflictError:
                 continue  # another part of the job was settled meanwhile
             return True
 
-    def _keep(self, work: Work, held: Held[Part], part: Part) -> None:
+    def _keep(self, active: ActiveJob, stored: Stored[Part], part: Part) -> None:
         """Keep the results in the work container, and let the ledger know together with the next attempt, if any."""
         app, container = self._app, self._app.settings.work_container
         results, again = f"{part.work_path}.results", f"{part.work_path}.again"
         if self.succeeded or self.failed:
-            app.containers.write(container, results, map(pack, self._finals))
+            app.blobs.write(container, results, map(pack, self._finals))
             part = msgspec.structs.replace(part, results=results)
-        changes = [Change(part, held.etag)]
+        changes = [Change(part, stored.etag)]
         follow: Part | None = None
         if self.again:
             with self._picks.open("rb") as picks:
-                app.containers.write(container, again, picks)
-            source = Source(container=container, name=again, picked=True, fill=part.source.fill)
+                app.blobs.write(container, again, picks)
+            source = InputRange(container=container, name=again, picked=True, fill=part.source.fill)
             follow = next_attempt(
                 part,
                 source=source,
@@ -203,10 +214,10 @@ class Settling:
                 bundles=may_bundle(app, self._picks.stat().st_size),
             )
             changes.append(Change(follow))
-        job = msgspec.structs.replace(work.job.row, parts_left=work.job.row.parts_left - (not self.again))
-        changes.append(Change(job, work.job.etag))  # as it was read: nobody else may finish it meanwhile
-        app.ledger.change(changes)
-        log.note(
+        job = msgspec.structs.replace(active.job.row, parts_left=active.job.row.parts_left - (not self.again))
+        changes.append(Change(job, active.job.etag))  # as it was read: nobody else may finish it meanwhile
+        app.tables.change(changes)
+        log.info(
             "part_settled",
             job_id=part.job_id,
             part=part.key,
@@ -221,7 +232,7 @@ class Settling:
         return clock.after(self._app.settings.resend_seconds)
 
 
-class Finals:
+class FinalResults:
     """The final results of one attempt, in the order in which they were noted.
 
     In memory is where each lies: in the service's own files, or, for a line that was made here, in a file of theirs.
@@ -230,19 +241,19 @@ class Finals:
     _MADE = 2
     """The number of that file, after the service's two."""
 
-    def __init__(self, answers: Answers, made: Path) -> None:
+    def __init__(self, answers: BatchResults, made: Path) -> None:
         self._answers, self._path = answers, made
         self._lines, self._offsets, self._lengths = array("I"), array("Q"), array("I")
         self._files, self._successes = bytearray(), bytearray()
 
-    def __enter__(self) -> "Finals":
+    def __enter__(self) -> "FinalResults":
         self._made = self._path.open("wb")
         return self
 
     def __exit__(self, *_: object) -> None:
         self._made.close()
 
-    def note(self, line: int, place: Place) -> None:
+    def note(self, line: int, place: Location) -> None:
         """Add a request whose result is the service's own line."""
         self._add(line, place.file, place.offset, place.length, succeeded=place.verdict is Verdict.SUCCEEDED)
 
@@ -251,13 +262,13 @@ class Finals:
         self._add(line, self._MADE, self._made.tell(), len(raw), succeeded=succeeded)
         self._made.write(raw)
 
-    def __iter__(self) -> Iterator[Final]:
+    def __iter__(self) -> Iterator[FinalResult]:
         with self._path.open("rb") as made:
             for line, file, offset, length, succeeded in zip(
                 self._lines, self._files, self._offsets, self._lengths, self._successes, strict=True
             ):
                 source = made if file == self._MADE else self._answers.file(file)
-                yield Final(line, bool(succeeded), os.pread(source.fileno(), length, offset))
+                yield FinalResult(line, bool(succeeded), os.pread(source.fileno(), length, offset))
 
     def _add(self, line: int, file: int, offset: int, length: int, *, succeeded: bool) -> None:
         self._lines.append(line)

@@ -2,72 +2,69 @@
 
 import tempfile
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 from batch_fn.app import App
 from batch_fn.core import names
 from batch_fn.core.jobs import Job, JobState
 from batch_fn.core.planning import Limits, Planner
 from batch_fn.runtime import clock, log
-from batch_fn.runtime.memory import turn
+from batch_fn.runtime.memory import large_step_lock
 from batch_fn.settings import Settings
 from batch_fn.steps.accepting import accept
 from batch_fn.steps.finishing import finish_rejected
-from batch_fn.steps.ownership import clear_if_gone
+from batch_fn.steps.ownership import delete_orphaned_work
 from batch_fn.steps.picking import pick
 from batch_fn.storage.blobs import Drop, DropGoneError
-from batch_fn.storage.rows import Held, Work
-from batch_fn.validation.check import survey
+from batch_fn.storage.rows import ActiveJob, Stored
+from batch_fn.validation.check import validate_blocks
 from batch_fn.validation.findings import DROP_GONE, Code, Finding, Findings
 from batch_fn.validation.requests import Rules
 
-if TYPE_CHECKING:
-    from azure.storage.blob import BlobClient
 
-
-def take_in(app: App, client: "BlobClient") -> None:
-    """Take in the version of the blob that is there now, if it is not a job already, or go on where one stopped."""
-    drop = app.containers.drop(client)
+def ingest(app: App, name: str) -> None:
+    """Take in the version of an inbox blob that is there now, or continue where an earlier reader stopped."""
+    drop = app.blobs.drop(name)
     if drop is None:
-        log.note("drop_absent", name=client.blob_name)
+        log.info("drop_absent", name=name)
         return
-    _take_in(app, drop)
+    ingest_drop(app, drop)
 
 
-def reject(app: App, held: Held[Job], finding: Finding) -> None:
+def reject(app: App, stored: Stored[Job], finding: Finding) -> None:
     """End a job of which nothing was sent with a finding of our own."""
     with tempfile.TemporaryFile() as spool:
         findings = Findings(spool)
         findings.add(finding)
-        finish_rejected(app, held, findings)
+        finish_rejected(app, stored, findings)
 
 
-def _take_in(app: App, drop: Drop) -> None:
+def ingest_drop(app: App, drop: Drop) -> None:
+    """Check that version of an inbox blob, and accept or reject it."""
     rules = rules_of(app.settings, drop.metadata.get("deployment"))
-    with turn(drop.bytes), tempfile.TemporaryFile() as spool:
-        held = begin(app, drop)
-        if held is None or held.row.accepted_at is not None:
+    with large_step_lock(drop.bytes), tempfile.TemporaryFile() as spool:
+        stored = register(app, drop)
+        if stored is None or stored.row.accepted_at is not None:
             return
         findings = Findings(spool)
-        planner = _read(app, drop, held.row, rules, findings)
+        planner = _read(app, drop, stored.row, rules, findings)
         if findings.count:
-            finish_rejected(app, held, findings)
+            finish_rejected(app, stored, findings)
         else:
-            _accept(app, held, planner, rules)
+            _accept(app, stored, planner, rules)
 
 
-def identity(drop: Drop) -> str:
+def job_id_of(drop: Drop) -> str:
     """Return the id of the drop's job."""
     return names.job_id(drop.container, drop.name, drop.etag, drop.last_modified)
 
 
-def begin(app: App, drop: Drop) -> Held[Job] | None:
+def register(app: App, drop: Drop) -> Stored[Job] | None:
     """Enter the job into the ledger. Return its row, None if the job is finished already.
 
     The row is entered first and the history read after it: the other way round, a job that finishes between the two
     would be begun again.
     """
-    job_id = identity(drop)
+    job_id = job_id_of(drop)
     job = Job(
         job_id=job_id,
         due=_later(app),
@@ -77,15 +74,17 @@ def begin(app: App, drop: Drop) -> Held[Job] | None:
         bytes=drop.bytes,
         dropped_at=drop.last_modified,
     )
-    held = app.ledger.begin(job)
-    if app.ledger.finished(job_id) is not None:
-        log.note("drop_repeated", job_id=job_id)
-        if held.row.state is JobState.DROPPED:  # begun just now; a finishing one is still needed by whoever finishes it
-            app.containers.take_out(drop.container, drop.name, drop.etag)
-            app.ledger.forget(Work(held))
+    stored = app.tables.insert_if_absent(job)
+    if app.tables.finished(job_id) is not None:
+        log.info("drop_repeated", job_id=job_id)
+        if (
+            stored.row.state is JobState.DROPPED
+        ):  # begun just now; a finishing one is still needed by whoever finishes it
+            app.blobs.delete_from_inbox(drop.container, drop.name, drop.etag)
+            app.tables.delete_active(ActiveJob(stored))
         return None
-    log.note("drop_seen", job_id=job_id, bytes=drop.bytes, state=held.row.state)
-    return held
+    log.info("drop_seen", job_id=job_id, bytes=drop.bytes, state=stored.row.state)
+    return stored
 
 
 def rules_of(settings: Settings, deployment: str | None) -> Rules:
@@ -112,25 +111,25 @@ def _read(app: App, drop: Drop, job: Job, rules: Rules, findings: Findings) -> P
         findings.add(too_large(drop.bytes, app.settings.max_drop_bytes))
         return planner
     try:
-        for each in survey(app.containers.read_drop(drop), rules):
+        for each in validate_blocks(app.blobs.read_drop(drop), rules):
             if isinstance(each, Finding):
                 findings.add(each)
             elif not findings.count:
                 planner.add(each)
         if not findings.count:
             # From here on every step reads the copy: what happens to the inbox blob no longer matters to this job.
-            app.containers.keep(drop.container, drop.name, drop.etag, job.path)
+            app.blobs.archive(drop.container, drop.name, drop.etag, job.path)
     except DropGoneError:
-        findings.replace_by(_gone())
+        findings.replace_by(drop_gone())
     return planner
 
 
-def _accept(app: App, held: Held[Job], planner: Planner, rules: Rules) -> None:
+def _accept(app: App, stored: Stored[Job], planner: Planner, rules: Rules) -> None:
     """Write the parts and the job's new state in one, then ask for the parts to be submitted."""
-    picks = pick(app, held.row, planner, _planner(app, held.row), rules) if planner.interleaved else {}
-    parts = planner.parts(held.row.job_id, now=clock.now(), due=_later(app), picks=picks)
-    if not accept(app, held, parts) and picks:  # the same event, handled elsewhere, was quicker
-        clear_if_gone(app, held.row.job_id, held.row.attempts_before)
+    picks = pick(app, stored.row, planner, _planner(app, stored.row), rules) if planner.interleaved else {}
+    parts = planner.parts(stored.row.job_id, now=clock.now(), due=_later(app), picks=picks)
+    if not accept(app, stored, parts) and picks:  # the same event, handled elsewhere, was quicker
+        delete_orphaned_work(app, stored.row.job_id, stored.row.attempts_before)
 
 
 def _later(app: App) -> datetime:
@@ -143,7 +142,8 @@ def too_large(size: int, limit: int) -> Finding:
     return Finding(1, Code.INVALID_REQUEST, message)
 
 
-def _gone() -> Finding:
+def drop_gone() -> Finding:
+    """Return the finding for a drop whose version is not there any more."""
     message = (
         "The file was overwritten or deleted before all of it was read; nothing of this version was sent. "
         "A newer version has a job of its own; drop the file again if it was deleted by mistake."

@@ -10,29 +10,29 @@ from batch_fn.app import App
 from batch_fn.core.jobs import Job, JobState
 from batch_fn.core.names import work_folder
 from batch_fn.runtime import clock
-from batch_fn.storage.rows import ConflictError, Held
+from batch_fn.storage.rows import ConflictError, Stored
 
 
-def is_over(app: App, job: Job) -> bool:
+def is_finished(app: App, job: Job) -> bool:
     """Return whether the job is in the history as it is now, and not only as it was before it was retried."""
-    finished = app.ledger.finished(job.job_id)
+    finished = app.tables.finished(job.job_id)
     return finished is not None and finished.attempts > job.attempts_before
 
 
-def clear_if_gone(app: App, job_id: str, attempts_before: int) -> None:
+def delete_orphaned_work(app: App, job_id: str, attempts_before: int) -> None:
     """Delete what was written here after the job had been finished, or its bundle forgotten: nobody else would."""
-    work = app.ledger.work(job_id)
-    job = work.job.row if work and work.job.row.attempts_before == attempts_before else None
-    if job is None or (job.bundle and job.state is JobState.FINISHING) or is_over(app, job):
-        app.containers.clear_work(work_folder(job_id, attempts_before))
+    active = app.tables.active_job(job_id)
+    job = active.job.row if active and active.job.row.attempts_before == attempts_before else None
+    if job is None or (job.bundle and job.state is JobState.FINISHING) or is_finished(app, job):
+        app.blobs.clear_work(work_folder(job_id, attempts_before))
 
 
 @contextlib.contextmanager
-def _finishing(app: App, held: Held[Job]) -> Iterator[Held[Job] | None]:
+def finishing_lease(app: App, stored: Stored[Job]) -> Iterator[Stored[Job] | None]:
     """Hold the job for finishing, so that two instances do not both do it. Gives None if another one is at it."""
     while True:
         now = clock.now()
-        job = held.row
+        job = stored.row
         if job.state is JobState.FINISHING and job.due is not None and job.due > now:
             yield None
             return
@@ -41,30 +41,30 @@ def _finishing(app: App, held: Held[Job]) -> Iterator[Held[Job] | None]:
             job, state=JobState.FINISHING, due=due, finished_at=job.finished_at or now.replace(microsecond=0)
         )
         try:
-            held = app.ledger.update(held, finishing)
+            stored = app.tables.update(stored, finishing)
             break
         except ConflictError:
-            again = unmoved(app, held)
+            again = reload_if_unchanged(app, stored)
             if again is None:
                 yield None
                 return
-            held = again
+            stored = again
     try:
-        yield held
+        yield stored
     except Exception:
         with contextlib.suppress(ConflictError):  # let go at once: the message comes again
-            app.ledger.update(held, msgspec.structs.replace(finishing, due=now))
+            app.tables.update(stored, msgspec.structs.replace(finishing, due=now))
         raise
 
 
-def unmoved(app: App, held: Held[Job]) -> Held[Job] | None:
+def reload_if_unchanged(app: App, stored: Stored[Job]) -> Stored[Job] | None:
     """Return the job's row as it is now, None if it is not where it was when it was read.
 
     Whoever reads a large drop must not lose its work because the tick has put the row off meanwhile, since that takes
     as long the next time; nor because somebody cancelled the job, or a message of it was poisoned.
     """
-    work = app.ledger.work(held.row.job_id)
-    if work is None or work.job.etag == held.etag:
+    active = app.tables.active_job(stored.row.job_id)
+    if active is None or active.job.etag == stored.etag:
         return None
-    changes = {name: getattr(held.row, name) for name in ("due", "poisoned", "cancelled", "cancel_asked_at")}
-    return work.job if msgspec.structs.replace(work.job.row, **changes) == held.row else None
+    changes = {name: getattr(stored.row, name) for name in ("due", "poisoned", "cancelled", "cancel_asked_at")}
+    return active.job if msgspec.structs.replace(active.job.row, **changes) == stored.row else None

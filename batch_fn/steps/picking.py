@@ -4,9 +4,9 @@ import contextlib
 import itertools
 
 from batch_fn.app import App
-from batch_fn.core.jobs import Job, Source
+from batch_fn.core.jobs import InputRange, Job
 from batch_fn.core.planning import Planner
-from batch_fn.storage.blob_streams import CHUNK_BYTES, LEAST_CHUNK_BYTES, Writer
+from batch_fn.storage.blob_streams import CHUNK_BYTES, MIN_CHUNK_BYTES, Writer
 from batch_fn.storage.part_lines import SourceLine, picked
 from batch_fn.validation.check import check
 from batch_fn.validation.findings import Finding
@@ -14,18 +14,18 @@ from batch_fn.validation.lines import lines
 from batch_fn.validation.requests import Rules
 
 
-def pick(app: App, job: Job, planned: Planner, again: Planner, rules: Rules) -> dict[int, Source]:
+def pick(app: App, job: Job, planned: Planner, again: Planner, rules: Rules) -> dict[int, InputRange]:
     """Pick the lines of the interleaved parts of `planned`. Return where each lies, by the part's index.
 
     The drop's copy is read a second time, and `again`, a planner with the same limits, lays each line where the first
     one did. What is held in memory grows with the number of deployments, not with the drop.
     """
     wanted = planned.interleaved
-    sources: dict[int, Source] = {}
+    sources: dict[int, InputRange] = {}
     writers: dict[int, Writer] = {}
     container = app.settings.work_container
-    block = max(LEAST_CHUNK_BYTES, CHUNK_BYTES // max(1, len(wanted)))
-    for_check, for_lines = itertools.tee(app.containers.read(app.settings.archive_container, f"{job.path}.jsonl"))
+    block = max(MIN_CHUNK_BYTES, CHUNK_BYTES // max(1, len(wanted)))
+    for_check, for_lines = itertools.tee(app.blobs.read(app.settings.archive_container, f"{job.path}.jsonl"))
     with contextlib.ExitStack() as open_writers:
         checked = check(for_check, rules)
         for line, request in zip(lines(for_lines, rules.max_line_bytes), checked, strict=True):
@@ -35,7 +35,7 @@ def pick(app: App, job: Job, planned: Planner, again: Planner, rules: Rules) -> 
                 continue
             if index not in writers:
                 name = f"{job.work_folder}/part-{index + 1:05d}.picked"
-                writers[index] = open_writers.enter_context(app.containers.writer(container, name, block))
-                sources[index] = Source(container=container, name=name, picked=True, fill=request.filled)
+                writers[index] = open_writers.enter_context(app.blobs.writer(container, name, block))
+                sources[index] = InputRange(container=container, name=name, picked=True, fill=request.filled)
             writers[index].write(picked(SourceLine(line.number, line.raw)))
     return sources

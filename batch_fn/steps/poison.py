@@ -4,13 +4,13 @@ import msgspec
 
 from batch_fn.app import App
 from batch_fn.core.batches import ServiceError
-from batch_fn.core.jobs import Job, JobState, Part, PartState
+from batch_fn.core.jobs import Job, JobState, PartState
 from batch_fn.runtime import clock, log
-from batch_fn.steps.intake import begin, identity, reject
+from batch_fn.steps import part_moves
+from batch_fn.steps.intake import job_id_of, register, reject
 from batch_fn.steps.retrying import give_up_retry
-from batch_fn.steps.submission import give_up
-from batch_fn.storage.queues import Errand, read_errand
-from batch_fn.storage.rows import Held
+from batch_fn.storage.queues import Message, parse_message
+from batch_fn.storage.rows import Stored
 from batch_fn.validation.findings import NOT_PROCESSED, Finding
 
 MAX_POISONED = 3
@@ -31,80 +31,80 @@ def poisoned_event(app: App, body: bytes) -> None:
     try:
         message = msgspec.json.decode(body, type=BlobTriggerMessage)
     except msgspec.DecodeError as error:
-        log.warn("poison_unreadable", error=error)
+        log.warning("poison_unreadable", error=error)
         return
     if message.container_name != app.settings.input_container:
-        log.warn("poison_of_others", function=message.function_id, container=message.container_name)
+        log.warning("poison_of_others", function=message.function_id, container=message.container_name)
         return
-    drop = app.containers.drop(app.containers.drop_client(message.blob_name))
+    drop = app.blobs.drop(message.blob_name)
     if drop is None or drop.etag != message.etag.strip('"'):
-        log.warn("poison_of_old_version", name=message.blob_name)  # gone, or a newer one with an event of its own
+        log.warning("poison_of_old_version", name=message.blob_name)  # gone, or a newer one with an event of its own
         return
-    _poisoned_drop(app, message.blob_name, identity(drop))
+    _poisoned_drop(app, message.blob_name, job_id_of(drop))
 
 
-def poisoned_errand(app: App, body: bytes) -> None:
+def poisoned_message(app: App, body: bytes) -> None:
     """The host gave up on one of our own messages."""
     try:
-        errand = read_errand(body)
+        message = parse_message(body)
     except msgspec.DecodeError as error:
-        log.warn("poison_unreadable", error=error)  # not ours: nothing of a job is in it
+        log.warning("poison_unreadable", error=error)  # not ours: nothing of a job is in it
         return
-    log.warn("errand_poisoned", job_id=errand.job_id, part=errand.part, name=errand.name)
-    if errand.name:
-        _poisoned_drop(app, errand.name, errand.job_id)
-    elif errand.part:
-        _poisoned_part(app, errand)
+    log.warning("errand_poisoned", job_id=message.job_id, part=message.part, name=message.name)
+    if message.name:
+        _poisoned_drop(app, message.name, message.job_id)
+    elif message.part:
+        _poisoned_part(app, message)
 
     # A collect has nothing to be given up: the results are at the service, and the tick sends for them again.
 
 
 def _poisoned_drop(app: App, name: str, job_id: str) -> None:
-    work = app.ledger.work(job_id)
-    if work is not None and work.job.row.state is JobState.RETRYING:
-        _poisoned_retry(app, work.job)
+    active = app.tables.active_job(job_id)
+    if active is not None and active.job.row.state is JobState.RETRYING:
+        _poisoned_retry(app, active.job)
         return
-    drop = app.containers.drop(app.containers.drop_client(name))
-    if drop is None or identity(drop) != job_id:
+    drop = app.blobs.drop(name)
+    if drop is None or job_id_of(drop) != job_id:
         return  # the tick reports a job whose drop is gone
-    held = begin(app, drop)
-    if held is None or held.row.accepted_at is not None:
+    stored = register(app, drop)
+    if stored is None or stored.row.accepted_at is not None:
         return
-    poisoned = held.row.poisoned + 1
-    log.warn("drop_poisoned", job_id=job_id, times=poisoned)
-    held = app.ledger.update(
-        held, msgspec.structs.replace(held.row, poisoned=poisoned, due=clock.after(app.settings.resend_seconds))
+    poisoned = stored.row.poisoned + 1
+    log.warning("drop_poisoned", job_id=job_id, times=poisoned)
+    stored = app.tables.update(
+        stored,
+        msgspec.structs.replace(stored.row, poisoned=poisoned, due=clock.after(app.settings.resend_seconds)),
     )
     if poisoned >= MAX_POISONED:
         message = (
             "The file could not be read and checked, for a reason that is not in the file; nothing of it was sent. "
             f"Look for job {job_id} in the app's log, then drop the file again."
         )
-        reject(app, held, Finding(1, NOT_PROCESSED, message))
+        reject(app, stored, Finding(1, NOT_PROCESSED, message))
 
 
-def _poisoned_retry(app: App, held: Held[Job]) -> None:
-    poisoned = held.row.poisoned + 1
-    log.warn("retry_poisoned", job_id=held.row.job_id, times=poisoned)
-    held = app.ledger.update(
-        held, msgspec.structs.replace(held.row, poisoned=poisoned, due=clock.after(app.settings.resend_seconds))
+def _poisoned_retry(app: App, stored: Stored[Job]) -> None:
+    poisoned = stored.row.poisoned + 1
+    log.warning("retry_poisoned", job_id=stored.row.job_id, times=poisoned)
+    stored = app.tables.update(
+        stored,
+        msgspec.structs.replace(stored.row, poisoned=poisoned, due=clock.after(app.settings.resend_seconds)),
     )
     if poisoned >= MAX_POISONED:
-        give_up_retry(app, held)
+        give_up_retry(app, stored)
 
 
-def _poisoned_part(app: App, errand: Errand) -> None:
-    work = app.ledger.work(errand.job_id)
-    held = work.part(errand.part) if work else None
-    if held is None or held.row.state not in {PartState.WAITING, PartState.CLAIMED}:
+def _poisoned_part(app: App, message: Message) -> None:
+    active = app.tables.active_job(message.job_id)
+    stored = active.part(message.part) if active else None
+    if stored is None or stored.row.state not in {PartState.WAITING, PartState.CLAIMED}:
         return
-    part = held.row
+    part = stored.row
     poisoned = part.poisoned + 1
-    if poisoned < MAX_POISONED or part.creating_at is not None or part.state is PartState.CLAIMED:
-        app.ledger.update(held, msgspec.structs.replace(part, poisoned=poisoned))  # the tick sends it again
+    if poisoned < MAX_POISONED or part.create_intent_at is not None or part.state is PartState.CLAIMED:
+        app.tables.update(stored, msgspec.structs.replace(part, poisoned=poisoned))  # the tick sends it again
         return
-    claimed: Held[Part] = app.ledger.update(
-        held, part.moved(PartState.CLAIMED, clock.after(app.settings.claim_seconds), poisoned=poisoned)
-    )
-    message = f"It could not be sent, for a reason on this side; look for job {part.job_id} in the app's log."
-    give_up(app, claimed, ServiceError(NOT_PROCESSED, message))
+    claimed = part_moves.claim(app, stored, poisoned=poisoned)
+    sentence = f"It could not be sent, for a reason on this side; look for job {part.job_id} in the app's log."
+    part_moves.end_unsent(app, claimed, ServiceError(NOT_PROCESSED, sentence))

@@ -19,48 +19,48 @@ def admit(app: App, part: Part) -> Decision:
 def admit_waiting(app: App, deployment: str, waiting: Sequence[Part]) -> list[Decision]:
     """Return a decision for all the parts that wait for a deployment, and count in those that may go."""
     decisions = _decide(app, deployment, waiting, stand_in_line=False)
-    app.ledger.note_deployment(deployment, lambda known: admission.lined_up(known, decisions))
+    app.tables.update_deployment(deployment, lambda known: admission.record_queue_head(known, decisions))
     return decisions
 
 
-def refused(app: App, part: Part) -> datetime:
+def record_refusal(app: App, part: Part) -> datetime:
     """Note that a part's deployment refused its batch. Return until when everybody waits."""
     now = clock.now()
     first_wait = timedelta(seconds=app.settings.quota_backoff_seconds)
-    noted = app.ledger.note_deployment(
-        part.deployment, lambda known: admission.refused(known, part, first_wait=first_wait, now=now)
+    noted = app.tables.update_deployment(
+        part.deployment, lambda known: admission.record_refusal(known, part, first_wait=first_wait, now=now)
     )
-    log.warn("deployment_refuses", deployment=part.deployment, refusals=noted.refusals, until=noted.not_before)
+    log.warning("deployment_refuses", deployment=part.deployment, refusals=noted.refusals, until=noted.not_before)
     return noted.not_before or now
 
 
-def told(app: App, part: Part, enqueued: Enqueued) -> None:
+def record_headers(app: App, part: Part, enqueued: Enqueued) -> None:
     """Note what a create told of the quota of a part's deployment."""
     if enqueued == Enqueued(None, None):
         return
     now = clock.now()
-    app.ledger.note_deployment(
+    app.tables.update_deployment(
         part.deployment,
-        lambda known: admission.told(
+        lambda known: admission.record_headers(
             known, estimate=part.estimated_tokens, enqueued=enqueued.tokens, limit=enqueued.limit, now=now
         ),
     )
 
 
-def ended(app: App, part: Part) -> None:
+def release_tokens(app: App, part: Part) -> None:
     """Note that a part's batch has ended, so its tokens are enqueued no more."""
-    app.ledger.note_deployment(part.deployment, lambda known: admission.ended(known, part))
+    app.tables.update_deployment(part.deployment, lambda known: admission.release_tokens(known, part))
 
 
-def took(app: App, part: Part) -> None:
+def clear_backoff(app: App, part: Part) -> None:
     """Note that the service works on a part's batch, so its deployment does not refuse any more."""
     created_at = part.created_at
     if created_at is not None:
-        app.ledger.note_deployment(part.deployment, lambda known: admission.took(known, created_at))
+        app.tables.update_deployment(part.deployment, lambda known: admission.clear_backoff(known, created_at))
 
 
 def _unlimited(app: App, known: Deployment) -> bool:
-    return limit_of(app, known) is None and not known.refusals
+    return limit_of(known, app.settings.token_limits) is None and not known.refusals
 
 
 def _decide(app: App, deployment: str, parts: Sequence[Part], *, stand_in_line: bool) -> list[Decision]:
@@ -81,24 +81,30 @@ def _decide(app: App, deployment: str, parts: Sequence[Part], *, stand_in_line: 
             decisions[:] = [_decision(app, part, known, Reason.NO_LIMIT_KNOWN) for part in parts]
             return known
         if not known.fresh(now) and not counted:
-            counted.append(sum(known.needs(part) for part in app.ledger.parts_of(known.name)))
+            counted.append(sum(known.needs(part) for part in app.tables.parts_of(known.name)))
         enqueued = known.enqueued if known.fresh(now) else counted[0]
         decisions[:] = admission.decide(
             parts,
             known,
-            limit=limit_of(app, known),
+            limit=limit_of(known, app.settings.token_limits),
             enqueued=enqueued,
             now=now,
             patience=timedelta(seconds=app.settings.patience_seconds),
         )
         if not any(decision.may_go for decision in decisions):
             return known
-        return admission.reserved(known, decisions, enqueued=enqueued, now=now)
+        return admission.reserve(known, decisions, enqueued=enqueued, now=now)
 
-    app.ledger.note_deployment(deployment, reserve)
+    app.tables.update_deployment(deployment, reserve)
     return decisions
 
 
 def _decision(app: App, part: Part, known: Deployment, reason: Reason) -> Decision:
     needed = known.needs(part)
-    return Decision(part=part, reason=reason, needed=needed, limit=limit_of(app, known), enqueued=known.enqueued)
+    return Decision(
+        part=part,
+        reason=reason,
+        needed=needed,
+        limit=limit_of(known, app.settings.token_limits),
+        enqueued=known.enqueued,
+    )

@@ -2,23 +2,23 @@
 
 from batch_fn.app import App
 from batch_fn.core.jobs import JobState
-from batch_fn.runtime.memory import turn
-from batch_fn.steps.intake import _gone, _take_in, identity, reject
-from batch_fn.steps.retrying import take_up
-from batch_fn.storage.queues import Errand
+from batch_fn.runtime.memory import large_step_lock
+from batch_fn.steps.intake import drop_gone, ingest_drop, job_id_of, reject
+from batch_fn.steps.retrying import start_retry
+from batch_fn.storage.queues import Message
 
 
-def take_in_found(app: App, errand: Errand) -> None:
+def resume(app: App, message: Message) -> None:
     """Take in a drop that the tick found, or report that it is gone if its very version is not there any more."""
-    work = app.ledger.work(errand.job_id)
-    if work is not None and work.job.row.state is JobState.RETRYING:
-        with turn(work.job.row.bytes):
-            take_up(app, work.job)
+    active = app.tables.active_job(message.job_id)
+    if active is not None and active.job.row.state is JobState.RETRYING:
+        with large_step_lock(active.job.row.bytes):
+            start_retry(app, active.job)
         return
-    drop = app.containers.drop(app.containers.drop_client(errand.name))
-    if drop is not None and identity(drop) == errand.job_id:
-        _take_in(app, drop)
+    drop = app.blobs.drop(message.name)
+    if drop is not None and job_id_of(drop) == message.job_id:
+        ingest_drop(app, drop)
         return
-    if work is None or work.job.row.accepted_at is not None:
+    if active is None or active.job.row.accepted_at is not None:
         return
-    reject(app, work.job, _gone())
+    reject(app, active.job, drop_gone())

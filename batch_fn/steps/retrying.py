@@ -15,25 +15,25 @@ from typing import Any
 import msgspec
 
 from batch_fn.app import App
-from batch_fn.core.errors import JobInHandError, NoSuchJobError, NothingToRetryError
-from batch_fn.core.jobs import Job, JobState, Outcome, Part, PartState, Source
+from batch_fn.core.errors import JobActiveError, NoSuchJobError, NothingToRetryError
+from batch_fn.core.jobs import InputRange, Job, JobState, Outcome, Part, PartState
 from batch_fn.core.planning import Limits, Planner
-from batch_fn.core.report import is_of
-from batch_fn.core.results import Final, pack
+from batch_fn.core.report import report_is_current
+from batch_fn.core.results import FinalResult, pack
 from batch_fn.runtime import clock, log
 from batch_fn.steps.accepting import accept
 from batch_fn.steps.answers import MAX_RESULT_BYTES
-from batch_fn.steps.ownership import clear_if_gone, is_over
-from batch_fn.storage.blob_streams import LEAST_CHUNK_BYTES, Writer
+from batch_fn.steps.ownership import delete_orphaned_work, is_finished
+from batch_fn.storage.blob_streams import MIN_CHUNK_BYTES, Writer
 from batch_fn.storage.part_lines import SourceLine, picked
-from batch_fn.storage.rows import Finished, Held
+from batch_fn.storage.rows import FinishedJob, Stored
 from batch_fn.validation.check import check
 from batch_fn.validation.findings import Finding
 from batch_fn.validation.lines import lines
 from batch_fn.validation.requests import Request, Rules, custom_id_of
 
 
-class FormerBlobsError(Exception):
+class InconsistentResultsError(Exception):
     """The blobs of a finished job are not what its report says, so its failed lines cannot be told."""
 
 
@@ -45,66 +45,66 @@ def retry(app: App, job_id: str) -> Job:
         JobInHandError: if it is not finished.
         NothingToRetryError: if no line of it failed, it was rejected, or its archive or errors blob is gone.
     """
-    work = app.ledger.work(job_id)
-    finished = app.ledger.finished(job_id)
-    if work is not None:
-        if finished is not None and finished.attempts > work.job.row.attempts_before:
-            raise JobInHandError(job_id)  # all is done but for clearing away
-        return _under_way(work.job.row)
+    active = app.tables.active_job(job_id)
+    finished = app.tables.finished(job_id)
+    if active is not None:
+        if finished is not None and finished.attempts > active.job.row.attempts_before:
+            raise JobActiveError(job_id)  # all is done but for clearing away
+        return _under_way(active.job.row)
     if finished is None:
         raise NoSuchJobError(job_id)
     job = _retried(app, finished)
-    held = app.ledger.begin(job)
-    if held.row != job:
-        return _under_way(held.row)
-    log.note("job_retried", job_id=job_id, failed=finished.failed, attempts_before=finished.attempts)
+    stored = app.tables.insert_if_absent(job)
+    if stored.row != job:
+        return _under_way(stored.row)
+    log.info("job_retried", job_id=job_id, failed=finished.failed, attempts_before=finished.attempts)
     app.queues.drop(job_id, job.name)
     return job
 
 
-def take_up(app: App, held: Held[Job]) -> None:
+def start_retry(app: App, stored: Stored[Job]) -> None:
     """Pick the failed lines of a job that is retried, keep what was answered, and send the lines on their way.
 
     Raises:
         FormerBlobsError: if archive, output and errors do not fit together.
     """
     # Each reader writes in a place of its own: one that was overtaken may read blobs that are new already.
-    folder = f"{held.row.work_folder}/{secrets.token_hex(5)}"
+    folder = f"{stored.row.work_folder}/{secrets.token_hex(5)}"
     taken = False
-    if is_over(app, held.row):  # another retry began and ended while this one was being entered
-        _forget(app, held)
+    if is_finished(app, stored.row):  # another retry began and ended while this one was being entered
+        _forget(app, stored)
         return
     try:
-        former = app.containers.report(held.row.path)
-        if former is None or is_of(held.row, former):
+        previous_report = app.blobs.report(stored.row.path)
+        if previous_report is None or report_is_current(stored.row, previous_report):
             return  # overtaken
-        parts, kept = _pick(app, held.row, former, folder)
-        taken = accept(app, held, parts, kept)
+        parts, kept = _pick(app, stored.row, previous_report, folder)
+        taken = accept(app, stored, parts, kept)
     finally:
         if not taken:
-            clear_if_gone(app, held.row.job_id, held.row.attempts_before)
+            delete_orphaned_work(app, stored.row.job_id, stored.row.attempts_before)
 
 
-def give_up_retry(app: App, held: Held[Job]) -> None:
+def give_up_retry(app: App, stored: Stored[Job]) -> None:
     """End a retry that cannot be done; the report that the job had before it stands."""
-    log.warn("retry_given_up", job_id=held.row.job_id)
-    _forget(app, held)
-    clear_if_gone(app, held.row.job_id, held.row.attempts_before)
+    log.warning("retry_given_up", job_id=stored.row.job_id)
+    _forget(app, stored)
+    delete_orphaned_work(app, stored.row.job_id, stored.row.attempts_before)
 
 
-def _forget(app: App, held: Held[Job]) -> None:
-    work = app.ledger.work(held.row.job_id)
-    if work is not None and work.job.etag == held.etag:
-        app.ledger.forget(work)
+def _forget(app: App, stored: Stored[Job]) -> None:
+    active = app.tables.active_job(stored.row.job_id)
+    if active is not None and active.job.etag == stored.etag:
+        app.tables.delete_active(active)
 
 
 def _under_way(job: Job) -> Job:
     if job.retried_at is None or job.bundle:
-        raise JobInHandError(job.job_id)
+        raise JobActiveError(job.job_id)
     return job
 
 
-def _retried(app: App, finished: Finished) -> Job:
+def _retried(app: App, finished: FinishedJob) -> Job:
     """Return the job as it comes back into hand. Raises: NothingToRetryError."""
     job_id = finished.job_id
     if finished.status is Outcome.REJECTED:
@@ -125,39 +125,41 @@ def _retried(app: App, finished: Finished) -> Job:
         retried_at=now,
         attempts_before=finished.attempts,
     )
-    former, settings = app.containers.report(job.path), app.settings
+    previous_report, settings = app.blobs.report(job.path), app.settings
     places = (settings.archive_container, settings.errors_container)
-    if former is None or None in [app.containers.version(place, f"{job.path}.jsonl") for place in places]:
+    if previous_report is None or None in [app.blobs.version(place, f"{job.path}.jsonl") for place in places]:
         raise NothingToRetryError(
             f"The report of job {job_id}, its errors or its copy in {settings.archive_container} is gone. "
             "Drop a file with its failed lines."
         )
-    before = former["times"]["retried"]
+    before = previous_report["times"]["retried"]
     if before is not None:  # the time tells the one report from the other
         job = msgspec.structs.replace(job, retried_at=max(now, datetime.fromisoformat(before) + timedelta(seconds=1)))
     return job
 
 
-def _pick(app: App, job: Job, former: dict[str, Any], folder: str) -> tuple[list[Part], Part | None]:
+def _pick(app: App, job: Job, previous_report: dict[str, Any], folder: str) -> tuple[list[Part], Part | None]:
     """Return parts for the failed lines, and a settled one that keeps the answers there are."""
     settings = app.settings
     container = settings.work_container
     limits = Limits(settings.part_bytes, settings.max_part_requests)
     planner = Planner(limits, container=container, name="", size=0, picked=True)
-    failed = _results(app, former["outputs"]["errors"])
-    answered = _results(app, former["outputs"]["output"])
+    failed = _results(app, previous_report["outputs"]["errors"])
+    answered = _results(app, previous_report["outputs"]["output"])
     kept_name = f"{folder}/former.results"
-    sources: dict[int, Source] = {}
+    sources: dict[int, InputRange] = {}
     failure = next(failed, None)
-    with contextlib.ExitStack() as ends, app.containers.writer(container, kept_name) as keeps:
+    with contextlib.ExitStack() as ends, app.blobs.writer(container, kept_name) as keeps:
         writers: dict[tuple[str, str], tuple[int, Writer]] = {}
         open_ends: dict[tuple[str, str], contextlib.ExitStack] = {}
         for request, raw in _archived(app, job):
             if failure is None or custom_id_of(failure) != request.custom_id:
                 answer = next(answered, None)
                 if answer is None or custom_id_of(answer) != request.custom_id:
-                    raise FormerBlobsError(f"Line {request.line} of job {job.job_id} is in neither output nor errors.")
-                keeps.write(pack(Final(request.line, True, answer)))
+                    raise InconsistentResultsError(
+                        f"Line {request.line} of job {job.job_id} is in neither output nor errors."
+                    )
+                keeps.write(pack(FinalResult(request.line, True, answer)))
                 continue
             failure = next(failed, None)
             index, group = planner.add(request), (request.deployment, request.url)
@@ -165,14 +167,14 @@ def _pick(app: App, job: Job, former: dict[str, Any], folder: str) -> tuple[list
                 if group in open_ends:  # its part is full
                     open_ends[group].close()
                 name = f"{folder}/part-{index + 1:05d}.picked"
-                sources[index] = Source(container=container, name=name, picked=True, fill=request.filled)
+                sources[index] = InputRange(container=container, name=name, picked=True, fill=request.filled)
                 end = open_ends[group] = ends.enter_context(contextlib.ExitStack())
-                writers[group] = index, end.enter_context(app.containers.writer(container, name, LEAST_CHUNK_BYTES))
+                writers[group] = index, end.enter_context(app.blobs.writer(container, name, MIN_CHUNK_BYTES))
             elif request.filled and not sources[index].fill:
                 sources[index] = msgspec.structs.replace(sources[index], fill=True)
             writers[group][1].write(picked(SourceLine(request.line, raw)))
     if failure is not None or next(answered, None) is not None:
-        raise FormerBlobsError(
+        raise InconsistentResultsError(
             f"Output or errors of job {job.job_id} has a line that is not in its copy in the archive."
         )
     attempt = job.attempts_before + 1
@@ -192,7 +194,7 @@ def _pick(app: App, job: Job, former: dict[str, Any], folder: str) -> tuple[list
         state=PartState.SETTLED,
         deployment="",
         url="",
-        source=Source(container=container, name=kept_name, length=0),
+        source=InputRange(container=container, name=kept_name, length=0),
         requests=keeps.lines,
         estimated_tokens=0,
         waiting_since=clock.now(),
@@ -203,7 +205,7 @@ def _pick(app: App, job: Job, former: dict[str, Any], folder: str) -> tuple[list
 
 def _archived(app: App, job: Job) -> Iterator[tuple[Request, bytes]]:
     """Yield each request of the drop's copy, with its line."""
-    copy = app.containers.archived(job.path)
+    copy = app.blobs.archived(job.path)
     rules = Rules(
         allowed_urls=app.settings.allowed_urls,
         max_line_bytes=app.settings.max_line_bytes,
@@ -211,10 +213,10 @@ def _archived(app: App, job: Job) -> Iterator[tuple[Request, bytes]]:
         deployment=copy.metadata.get("deployment") or None,
         mixed=True,
     )
-    for_check, for_lines = itertools.tee(app.containers.read(copy.container, copy.name))
+    for_check, for_lines = itertools.tee(app.blobs.read(copy.container, copy.name))
     for line, request in zip(lines(for_lines, rules.max_line_bytes), check(for_check, rules), strict=True):
         if isinstance(request, Finding):
-            raise FormerBlobsError(
+            raise InconsistentResultsError(
                 f"Line {line.number} of job {job.job_id} is not accepted any more: {request.message}"
             )
         yield request, line.raw
@@ -224,5 +226,5 @@ def _results(app: App, place: str | None) -> Iterator[bytes]:
     """Yield the lines of a former blob, given as container/name."""
     if place is not None:
         container, _, name = place.partition("/")
-        for line in lines(app.containers.read(container, name), MAX_RESULT_BYTES):
+        for line in lines(app.blobs.read(container, name), MAX_RESULT_BYTES):
             yield line.raw

@@ -14,26 +14,25 @@ import msgspec
 from batch_fn.app import App
 from batch_fn.core.admission import Decision, Reason
 from batch_fn.core.batches import (
-    FileGoneError,
+    CreateOutcomeUnknownError,
     FileQuotaError,
-    RefusedError,
-    ServiceBatch,
+    NotFoundError,
+    PermanentServiceError,
     ServiceError,
-    ServiceTroubleError,
     TokenLimitError,
-    UnansweredError,
+    TransientServiceError,
 )
 from batch_fn.core.jobs import Job, Part, PartState, Wait
 from batch_fn.core.names import FILE_NAME
 from batch_fn.core.planning import Limits, split
 from batch_fn.runtime import clock, log
-from batch_fn.runtime.memory import turn
-from batch_fn.steps import quota
-from batch_fn.steps.bundling import gather
-from batch_fn.steps.cancelling import end_unsent, unwanted
-from batch_fn.steps.ownership import clear_if_gone
+from batch_fn.runtime.memory import large_step_lock
+from batch_fn.steps import part_moves, quota
+from batch_fn.steps.bundling import build_bundle
+from batch_fn.steps.cancelling import NOT_SENT, unwanted
+from batch_fn.steps.ownership import delete_orphaned_work
 from batch_fn.storage.part_lines import input_blob_of, read_range, upload_content
-from batch_fn.storage.rows import TRANSACTION_LIMIT, Change, ConflictError, Held, Work
+from batch_fn.storage.rows import TRANSACTION_LIMIT, ActiveJob, Change, ConflictError, Stored
 
 TOO_LARGE = "bundle_too_large"
 """Our own code: the members of a bundle need more tokens than the deployment takes, so they go one by one."""
@@ -44,45 +43,49 @@ CLOCK_SKEW = timedelta(minutes=10)
 
 def submit(app: App, job_id: str, key: str) -> None:
     """Send that attempt of a part to the service, if it is its turn and nobody else is at it."""
-    work = app.ledger.work(job_id)
-    if work is None and (finished := app.ledger.finished(job_id)) is not None:
-        app.ledger.sweep(finished)
-    held = work.part(key) if work and work.job.row.accepted_at else None
-    if work is None or held is None or not _may_be_claimed(held.row, clock.now()):
+    active = app.tables.active_job(job_id)
+    if active is None and (finished := app.tables.finished(job_id)) is not None:
+        app.tables.delete_orphaned_parts(finished)
+    stored = active.part(key) if active and active.job.row.accepted_at else None
+    if active is None or stored is None or not _may_be_claimed(stored.row, clock.now()):
         return
-    with turn(held.row.bytes) as at_once:
+    with large_step_lock(stored.row.bytes) as at_once:
         if at_once:
-            _submit(app, work, held)
+            _submit(app, active, stored)
         else:  # what was read may be out of date
             submit(app, job_id, key)
 
 
-def _submit(app: App, work: Work, held: Held[Part]) -> None:
-    job_id, key = held.row.job_id, held.row.key
-    cancelled = unwanted(app, work.job.row)
-    if cancelled and held.row.creating_at is None:
+def _submit(app: App, active: ActiveJob, stored: Stored[Part]) -> None:
+    job_id, key = stored.row.job_id, stored.row.key
+    cancelled = unwanted(app, active.job.row)
+    if cancelled and stored.row.create_intent_at is None:
         with contextlib.suppress(ConflictError):
-            end_unsent(app, held)
+            part_moves.end_unsent(app, stored, NOT_SENT)
         return
-    if held.row.bundles and held.row.state is PartState.WAITING:
-        together = gather(app, held.row)
+    if stored.row.bundles and stored.row.state is PartState.WAITING:
+        together = build_bundle(app, stored.row)
         if together is None:
             return
         if together != (job_id, key):
             submit(app, *together)
             return
     try:
-        decision = _admit(app, held.row)
+        decision = _admit(app, stored.row)
         if decision is None or decision.may_go:
-            _send(app, _claim(app, held), cancelled=cancelled)
-        elif decision.reason is Reason.TOO_LARGE and work.job.row.members:
-            give_up(app, _claim(app, held), ServiceError(TOO_LARGE, "Together they are over the deployment's limit."))
+            _send(app, part_moves.claim(app, stored), cancelled=cancelled)
+        elif decision.reason is Reason.TOO_LARGE and active.job.row.members:
+            part_moves.end_unsent(
+                app,
+                part_moves.claim(app, stored),
+                ServiceError(TOO_LARGE, "Together they are over the deployment's limit."),
+            )
         elif decision.reason is Reason.TOO_LARGE:
-            _split(app, work, held, decision)
+            _split(app, active, stored, decision)
         else:
-            _wait(app, held, decision.until or clock.now(), decision.wait)
+            part_moves.wait(app, stored, decision.until or clock.now(), decision.wait)
     except ConflictError:
-        log.note("part_taken_over", job_id=job_id, part=key)  # the claim had ended, and another instance has it
+        log.info("part_taken_over", job_id=job_id, part=key)  # the claim had ended, and another instance has it
 
 
 def _may_be_claimed(part: Part, now: datetime) -> bool:
@@ -97,164 +100,135 @@ def _admit(app: App, part: Part) -> Decision | None:
         seconds=app.settings.resend_seconds
     )
     # With a create that may have been done, its tokens may be enqueued already, and no new ones come before we know.
-    return None if admitted or part.creating_at is not None else quota.admit(app, part)
+    return None if admitted or part.create_intent_at is not None else quota.admit(app, part)
 
 
-def _claim(app: App, held: Held[Part]) -> Held[Part]:
-    until = clock.after(app.settings.claim_seconds)
-    claims = held.row.claims + 1
-    return app.ledger.update(
-        held, held.row.moved(PartState.CLAIMED, until, claims=claims, not_before=None, bundles=False)
-    )
-
-
-def _send(app: App, held: Held[Part], *, cancelled: bool) -> None:
+def _send(app: App, stored: Stored[Part], *, cancelled: bool) -> None:
     """Do what is left to do of a claimed part's way to the service; one of a cancelled job gets no batch any more."""
-    claimed = held
+    claimed = stored
     try:
-        if held.row.creating_at is not None:
-            settled = held.row.creating_at + timedelta(seconds=app.settings.settle_seconds)
+        if stored.row.create_intent_at is not None:
+            settled = stored.row.create_intent_at + timedelta(seconds=app.settings.settle_seconds)
             if clock.now() < settled:
-                _wait(app, held, settled, Wait(reason="lost_create"))
+                part_moves.wait(app, stored, settled, Wait(reason="lost_create"))
                 return
-            batch = app.service.find_batch(held.row, since=held.row.creating_at - CLOCK_SKEW)
+            batch = app.openai.find_batch(stored.row, since=stored.row.create_intent_at - CLOCK_SKEW)
             if batch is not None:
-                log.warn("batch_adopted", job_id=held.row.job_id, part=held.row.key, batch=batch.id)
-                _open(app, held, batch)
+                log.warning("batch_adopted", job_id=stored.row.job_id, part=stored.row.key, batch=batch.id)
+                part_moves.open_batch(app, stored, batch)
                 return
         if cancelled:
-            end_unsent(app, held)
+            part_moves.end_unsent(app, stored, NOT_SENT)
             return
-        held = _in_place(app, held) if app.settings.submit_mode == "blob" else _uploaded(app, held)
-        batch, enqueued = app.service.create(held.row)
-        _open(app, held, batch)
-        quota.told(app, held.row, enqueued)
+        stored = _in_place(app, stored) if app.settings.submit_mode == "blob" else _uploaded(app, stored)
+        batch, enqueued = app.openai.create(stored.row)
+        part_moves.open_batch(app, stored, batch)
+        quota.record_headers(app, stored.row, enqueued)
     except TokenLimitError as error:
-        until = quota.refused(app, held.row)
-        _wait(app, held, until, Wait(reason="token_limit", message=str(error)), creating_at=None, admitted_at=None)
+        until = quota.record_refusal(app, stored.row)
+        part_moves.wait(
+            app,
+            stored,
+            until,
+            Wait(reason="token_limit", message=str(error)),
+            create_intent_at=None,
+            admitted_at=None,
+        )
     except FileQuotaError as error:
         wait_seconds = 0 if _delete_finished_files(app) else app.settings.quota_backoff_seconds
-        _wait(app, held, clock.after(wait_seconds), Wait(reason="file_quota", message=str(error)))
-    except FileGoneError:
-        _wait(app, held, clock.now(), Wait(reason="file_gone"), creating_at=None, file_id="")
-    except UnansweredError as error:
-        _wait(app, held, clock.after(app.settings.settle_seconds), Wait(reason="lost_create", message=str(error)))
-    except ServiceTroubleError as trouble:
+        part_moves.wait(app, stored, clock.after(wait_seconds), Wait(reason="file_quota", message=str(error)))
+    except NotFoundError:
+        part_moves.wait(app, stored, clock.now(), Wait(reason="file_gone"), create_intent_at=None, file_id="")
+    except CreateOutcomeUnknownError as error:
+        part_moves.wait(
+            app,
+            stored,
+            clock.after(app.settings.settle_seconds),
+            Wait(reason="lost_create", message=str(error)),
+        )
+    except TransientServiceError as trouble:
         jitter = random.uniform(0.5, 1.5)  # noqa: S311 - no secret
         seconds = trouble.retry_after or app.settings.trouble_seconds * jitter
         # A create that was answered with a no made nothing; a mark from an earlier claim stays until it is settled.
-        mark = claimed.row.creating_at if held is claimed else None
-        _wait(app, held, clock.after(seconds), Wait(reason="service", message=str(trouble)), creating_at=mark)
-    except RefusedError as error:
-        give_up(app, held, error.error)
+        mark = claimed.row.create_intent_at if stored is claimed else None
+        part_moves.wait(
+            app, stored, clock.after(seconds), Wait(reason="service", message=str(trouble)), create_intent_at=mark
+        )
+    except PermanentServiceError as error:
+        part_moves.end_unsent(app, stored, error.error)
     except ConflictError:
         raise
     except Exception as error:
-        _wait(app, held, clock.after(app.settings.trouble_seconds), Wait(reason="error", message=type(error).__name__))
+        part_moves.wait(
+            app,
+            stored,
+            clock.after(app.settings.trouble_seconds),
+            Wait(reason="error", message=type(error).__name__),
+        )
         raise
 
 
-def _uploaded(app: App, held: Held[Part]) -> Held[Part]:
+def _uploaded(app: App, stored: Stored[Part]) -> Stored[Part]:
     """Return the part with its file at the service, marked in the ledger as about to be created."""
-    part = held.row
+    part = stored.row
     file_id = part.file_id
     # An earlier claim may have left its file, or a refused batch its own.
-    if part.claims > 1 and not (file_id and app.service.has_file(file_id)):
-        file_id = next(iter(app.service.find_files(part.file_name)), "")
+    if part.claims > 1 and not (file_id and app.openai.has_file(file_id)):
+        file_id = next(iter(app.openai.find_files(part.file_name)), "")
     if not file_id:
-        with upload_content(app.containers, part, app.settings.max_line_bytes) as content:
-            file_id = app.service.upload(part.file_name, content)
-        log.note("part_uploaded", job_id=part.job_id, part=part.key, file=file_id)
-    marked = part.moved(PartState.CLAIMED, part.due, file_id=file_id, creating_at=clock.now())
+        with upload_content(app.blobs, part, app.settings.max_line_bytes) as content:
+            file_id = app.openai.upload(part.file_name, content)
+        log.info("part_uploaded", job_id=part.job_id, part=part.key, file=file_id)
     try:
-        return app.ledger.update(held, marked)
+        return part_moves.mark_create(app, stored, file_id=file_id)
     except ConflictError:
         if _sent_without(app, part, file_id):  # its files may have been deleted before this one was there
-            app.service.delete_file(file_id)
+            app.openai.delete_file(file_id)
         raise
 
 
 def _sent_without(app: App, part: Part, file_id: str) -> bool:
     """Return whether the part has gone its way, by another's hand and without that file of it."""
-    work = app.ledger.work(part.job_id)
-    held = work.part(part.key) if work else None
-    if held is None:
+    active = app.tables.active_job(part.job_id)
+    stored = active.part(part.key) if active else None
+    if stored is None:
         return True
-    return held.row.state not in {PartState.WAITING, PartState.CLAIMED} and held.row.file_id != file_id
+    return stored.row.state not in {PartState.WAITING, PartState.CLAIMED} and stored.row.file_id != file_id
 
 
-def _in_place(app: App, held: Held[Part]) -> Held[Part]:
+def _in_place(app: App, stored: Stored[Part]) -> Stored[Part]:
     """Return the part with its input in a blob that the service can read, marked as about to be created."""
-    part, containers = held.row, app.containers
+    part, containers = stored.row, app.blobs
     input_blob = input_blob_of(containers, part, app.settings)
     output_folder = containers.url(app.settings.work_container, part.work_path)
-    placed = {"input_blob": input_blob, "output_folder": output_folder, "creating_at": clock.now()}
     try:
-        return app.ledger.update(held, part.moved(PartState.CLAIMED, part.due, **placed))
+        return part_moves.mark_create(app, stored, input_blob=input_blob, output_folder=output_folder)
     except ConflictError:
-        clear_if_gone(app, part.job_id, part.attempts_before)
+        delete_orphaned_work(app, part.job_id, part.attempts_before)
         raise
 
 
-def _open(app: App, held: Held[Part], batch: ServiceBatch) -> None:
-    part = held.row.moved(
-        PartState.OPEN,
-        clock.now(),
-        batch_id=batch.id,
-        batch_status=batch.status,
-        vanished_at=None,  # of this one nobody has said yet that it is unknown
-        created_at=batch.created_at,
-    )
-    app.ledger.update(held, part)
-    log.note(
-        "batch_created",
-        job_id=part.job_id,
-        part=part.key,
-        batch=batch.id,
-        deployment=part.deployment,
-        requests=part.requests,
-        estimated_tokens=part.estimated_tokens,
-    )
-
-
-def _wait(app: App, held: Held[Part], until: datetime, wait: Wait, **changes: object) -> None:
-    wait = msgspec.structs.replace(wait, until=until)
-    app.ledger.update(held, held.row.moved(PartState.WAITING, until, not_before=until, wait=wait, **changes))
-    facts = {name: fact for name, fact in msgspec.structs.asdict(wait).items() if fact not in {None, ""}}
-    log.warn("part_waits", job_id=held.row.job_id, part=held.row.key, **facts)
-
-
-def give_up(app: App, held: Held[Part], error: ServiceError) -> None:
-    """End a claimed part, for which there is no batch, with no line run."""
-    now = clock.now()
-    due = clock.after(app.settings.resend_seconds)
-    part = held.row.moved(PartState.ENDED, due, errors=(error,), creating_at=None, ended_at=now)
-    app.ledger.update(held, part)
-    log.warn("part_refused", job_id=part.job_id, part=part.key, code=error.code)
-    app.queues.collect(part.job_id)
-
-
-def _split(app: App, work: Work, held: Held[Part], decision: Decision) -> None:
+def _split(app: App, active: ActiveJob, stored: Stored[Part], decision: Decision) -> None:
     """Put several smaller parts into the place of one that is larger than its deployment's whole limit."""
-    part, job, settings = held.row, work.job, app.settings
+    part, job, settings = stored.row, active.job, app.settings
     assert decision.limit is not None  # noqa: S101 - too large for no limit there is none
     tokens = max(1, part.estimated_tokens * decision.limit // decision.needed)
     pieces = split(
         part,
-        read_range(app.containers, part.source),
+        read_range(app.blobs, part.source),
         Limits(settings.part_bytes, settings.max_part_requests, tokens),
         max_line_bytes=settings.max_line_bytes,
-        first_number=max(each.row.number for each in work.parts) + 1,
+        first_number=max(each.row.number for each in active.parts) + 1,
         # In one transaction: one inserted ahead of it would be sent, as the job is accepted already.
         most=TRANSACTION_LIMIT - len((part, job)),
         due=clock.after(settings.resend_seconds),
     )
     parts_left = job.row.parts_left + len(pieces) - 1
     # A claim that died may have left a file: with one claim more, cleaning up looks for it.
-    whole = part.moved(PartState.SETTLED, None, wait=decision.wait, claims=part.claims + 1)
+    whole = part.with_state(PartState.SETTLED, None, wait=decision.wait, claims=part.claims + 1)
     rest: Job = msgspec.structs.replace(job.row, parts_left=parts_left)
-    app.ledger.change([*map(Change, pieces), Change(whole, held.etag), Change(rest, job.etag)])
-    log.note("part_split", job_id=part.job_id, part=part.key, into=len(pieces), limit=decision.limit)
+    app.tables.change([*map(Change, pieces), Change(whole, stored.etag), Change(rest, job.etag)])
+    log.info("part_split", job_id=part.job_id, part=part.key, into=len(pieces), limit=decision.limit)
     for piece in pieces:
         app.queues.submit(piece.job_id, piece.key)
 
@@ -262,10 +236,10 @@ def _split(app: App, work: Work, held: Held[Part], decision: Decision) -> None:
 def _delete_finished_files(app: App) -> bool:
     """Delete what finished jobs of ours have left at the service. Return whether that made room."""
     made_room = False
-    for file_id, name in list(app.service.files()):
+    for file_id, name in list(app.openai.files()):
         ours = re.fullmatch(FILE_NAME, name)
-        finished = app.ledger.finished(ours["job_id"]) if ours else None
+        finished = app.tables.finished(ours["job_id"]) if ours else None
         if ours and finished is not None and int(ours["attempt"]) <= finished.attempts:
-            app.service.delete_file(file_id)
+            app.openai.delete_file(file_id)
             made_room = True
     return made_room

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 2 * 1024 * 1024
 """How much is asked for, and sent, at a time: each call costs a millisecond of our processor time."""
 
-LEAST_CHUNK_BYTES = 64 * 1024
+MIN_CHUNK_BYTES = 64 * 1024
 """The same where many blobs are read or written side by side, and share what is held."""
 
-AHEAD = 2
+PREFETCH = 2
 """How many chunks are asked for before they are needed, or are on their way to a blob while the next one fills: the
 network then works while we do, and what is held stays the same for a blob of any size."""
 
@@ -29,7 +29,7 @@ class BlobChangedError(Exception):
     """A blob is not what it was when its replacement was begun: another instance has written it meanwhile."""
 
 
-def _read_ahead(
+def read_ahead(
     blob: "BlobClient", offset: int, length: int | None, etag: str = "", chunk_bytes: int = CHUNK_BYTES
 ) -> Iterator[bytes]:
     """Yield a byte range of one version of a blob, to its end if there is no length, AHEAD chunks before they are used.
@@ -39,7 +39,7 @@ def _read_ahead(
     from azure.core.exceptions import HttpResponseError
 
     def chunk(start: int, size: int, etag: str) -> "StorageStreamDownloader[bytes]":
-        return blob.download_blob(start, size, **(_if_still(etag) if etag else {}))
+        return blob.download_blob(start, size, **(if_unchanged(etag) if etag else {}))
 
     def content(start: int, size: int, etag: str) -> bytes:
         return next(chunk(start, size, etag).chunks())  # the one there is, without the copies that readall makes
@@ -64,9 +64,9 @@ def _read_ahead(
         if (start := next(starts, None)) is not None:
             coming.append(pool.submit(content, start, min(chunk_bytes, end - start), version))
 
-    pool = ThreadPoolExecutor(AHEAD, thread_name_prefix="read-ahead")  # it starts no thread before it is asked
+    pool = ThreadPoolExecutor(PREFETCH, thread_name_prefix="read-ahead")  # it starts no thread before it is asked
     try:
-        for _ in range(AHEAD):
+        for _ in range(PREFETCH):
             ask_for_more()
         while coming:
             piece = coming.popleft().result()
@@ -76,7 +76,7 @@ def _read_ahead(
         pool.shutdown(cancel_futures=True)
 
 
-def _if_still(etag: str) -> dict[str, Any]:
+def if_unchanged(etag: str) -> dict[str, Any]:
     """Return the condition that a blob is of that version. ETags are kept without the quotes that HTTP puts around."""
     from azure.core import MatchConditions
 
@@ -84,14 +84,14 @@ def _if_still(etag: str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _replacing(version: str | None) -> Iterator[dict[str, Any]]:
+def replacing(version: str | None) -> Iterator[dict[str, Any]]:
     """Give the condition for a write over that version of a blob. Raises: BlobChangedError if it is another by now."""
     from azure.core import MatchConditions
     from azure.core.exceptions import ResourceExistsError, ResourceModifiedError
 
     missing = {"match_condition": MatchConditions.IfMissing}
     try:
-        yield {} if version == ANY_VERSION else missing if version is None else _if_still(version)
+        yield {} if version == ANY_VERSION else missing if version is None else if_unchanged(version)
     except (ResourceExistsError, ResourceModifiedError) as error:
         raise BlobChangedError(f"Another instance has written the blob: {error.reason}") from error
 
@@ -144,8 +144,8 @@ class Writer:
         from azure.storage.blob import BlobBlock
 
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(AHEAD, thread_name_prefix="write")
-        while len(self._on_their_way) >= AHEAD:
+            self._pool = ThreadPoolExecutor(PREFETCH, thread_name_prefix="write")
+        while len(self._on_their_way) >= PREFETCH:
             self._on_their_way.popleft().result()
         # The ids are the same each time: writing again what was half written leaves no blocks of another kind behind.
         block = f"{len(self._blocks):08d}"
@@ -158,7 +158,7 @@ class Writer:
 
         jsonl = ContentSettings(content_type="application/jsonl")
         if not self._blocks:
-            with _replacing(self._over) as condition:
+            with replacing(self._over) as condition:
                 done = self._blob.upload_blob(bytes(self._held), overwrite=True, content_settings=jsonl, **condition)
             self.version = str(done["etag"]).strip('"')
             return
@@ -166,6 +166,6 @@ class Writer:
             self._stage()
         while self._on_their_way:
             self._on_their_way.popleft().result()
-        with _replacing(self._over) as condition:
+        with replacing(self._over) as condition:
             done = self._blob.commit_block_list(self._blocks, content_settings=jsonl, **condition)
         self.version = str(done["etag"]).strip('"')

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from batch_fn.runtime import log
-from batch_fn.storage.blob_streams import ANY_VERSION, CHUNK_BYTES, Writer, _if_still, _read_ahead, _replacing
+from batch_fn.storage.blob_streams import ANY_VERSION, CHUNK_BYTES, Writer, if_unchanged, read_ahead, replacing
 
 if TYPE_CHECKING:
     from azure.storage.blob import BlobClient, BlobServiceClient
@@ -37,22 +37,16 @@ class Drop(NamedTuple):
     metadata: dict[str, str]
 
 
-class Containers:
+class Blobs:
     """The blob containers, by what the app asks of them."""
 
     def __init__(self, service: "BlobServiceClient", settings: "Settings") -> None:
         self._service = service
         self._settings = settings
 
-    def drop(self, client: "BlobClient") -> Drop | None:
-        """Return the version of the blob that is there now, None if there is none, or it only marks a folder."""
-        from azure.core.exceptions import ResourceNotFoundError
-
-        try:
-            found = _drop(client.get_blob_properties())
-        except ResourceNotFoundError:
-            return None
-        return None if _is_folder(found) else found
+    def drop(self, name: str) -> Drop | None:
+        """Return the version of an inbox blob that is there now, None if there is none, or it only marks a folder."""
+        return _version_at(self.drop_client(name))
 
     def inbox(self) -> Iterator[Drop]:
         """Yield what lies in the inbox."""
@@ -76,11 +70,11 @@ class Containers:
 
         blob = self._blob(drop.container, drop.name)
         try:
-            yield from _read_ahead(blob, 0, None, drop.etag)
+            yield from read_ahead(blob, 0, None, drop.etag)
         except (ResourceModifiedError, ResourceNotFoundError) as error:
             raise DropGoneError(drop.name) from error
 
-    def keep(self, container: str, name: str, etag: str, path: str) -> None:
+    def archive(self, container: str, name: str, etag: str, path: str) -> None:
         """Copy that very version of a drop to its place in the archive, within storage: no byte passes through here.
 
         A copy that is there already is left as it is: a batch whose input was written to, if with the same, fails.
@@ -107,23 +101,23 @@ class Containers:
             status = "pending"  # for all we know: whoever began it may have died
         _wait_for_copy(kept, status)
 
-    def kept(self, path: str) -> str:
+    def archive_path(self, path: str) -> str:
         """Return the archive's place for that path, as container/name."""
         return f"{self._settings.archive_container}/{path}.jsonl"
 
-    def take_out(self, container: str, name: str, etag: str) -> None:
+    def delete_from_inbox(self, container: str, name: str, etag: str) -> None:
         """Delete the drop from the inbox, if that very version is still there and nobody keeps it there."""
         from azure.core.exceptions import HttpResponseError, ResourceModifiedError, ResourceNotFoundError
 
         try:
-            self._blob(container, name).delete_blob(**_if_still(etag))
+            self._blob(container, name).delete_blob(**if_unchanged(etag))
         except (ResourceModifiedError, ResourceNotFoundError):
             return  # deleted, or a new version with a job of its own
         except HttpResponseError as error:
             if error.status_code not in {409, 412}:
                 raise
             # Somebody has a lease or a snapshot of it, or a policy holds it: the job ends all the same.
-            log.warn("drop_stays", name=name, reason=error.reason)
+            log.warning("drop_stays", name=name, reason=error.reason)
 
     def read(
         self, container: str, name: str, offset: int = 0, length: int | None = None, chunk_bytes: int = CHUNK_BYTES
@@ -131,7 +125,7 @@ class Containers:
         """Yield a blob's content, or that byte range of it."""
         if length == 0:
             return
-        yield from _read_ahead(self._blob(container, name), offset, length, chunk_bytes=chunk_bytes)
+        yield from read_ahead(self._blob(container, name), offset, length, chunk_bytes=chunk_bytes)
 
     def writer(
         self, container: str, name: str, block_bytes: int = CHUNK_BYTES, over: str | None = ANY_VERSION
@@ -160,7 +154,7 @@ class Containers:
         container = self._settings.reports_container
         document = msgspec.json.format(msgspec.json.encode(report), indent=2)
         json = ContentSettings(content_type="application/json")
-        with _replacing(over) as condition:
+        with replacing(over) as condition:
             self._blob(container, f"{path}.json").upload_blob(
                 document, overwrite=True, content_settings=json, **condition
             )
@@ -179,9 +173,9 @@ class Containers:
 
     def archived(self, path: str) -> Drop:
         """Return the archive's copy of a drop, with the drop's own metadata. Raises: FileNotFoundError."""
-        found = self.drop(self._blob(self._settings.archive_container, f"{path}.jsonl"))
+        found = _version_at(self._blob(self._settings.archive_container, f"{path}.jsonl"))
         if found is None:
-            raise FileNotFoundError(self.kept(path))
+            raise FileNotFoundError(self.archive_path(path))
         return found
 
     def version(self, container: str, name: str) -> str | None:
@@ -198,7 +192,7 @@ class Containers:
         from azure.core.exceptions import ResourceModifiedError, ResourceNotFoundError
 
         with contextlib.suppress(ResourceModifiedError, ResourceNotFoundError):
-            self._blob(container, name).delete_blob(**({} if version == ANY_VERSION else _if_still(version)))
+            self._blob(container, name).delete_blob(**({} if version == ANY_VERSION else if_unchanged(version)))
 
     def url(self, container: str, name: str) -> str:
         """Return the URL of a blob, or of a folder of blobs."""
@@ -229,6 +223,16 @@ class Containers:
 
     def _blob(self, container: str, name: str) -> "BlobClient":
         return self._service.get_blob_client(container, name)
+
+
+def _version_at(client: "BlobClient") -> Drop | None:
+    from azure.core.exceptions import ResourceNotFoundError
+
+    try:
+        found = _drop(client.get_blob_properties())
+    except ResourceNotFoundError:
+        return None
+    return None if _is_folder(found) else found
 
 
 def _is_folder(drop: Drop) -> bool:

@@ -6,10 +6,10 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import IO, NamedTuple, cast
 
-from batch_fn.core.jobs import Part, Source
+from batch_fn.core.jobs import InputRange, Part
 from batch_fn.settings import Settings
 from batch_fn.storage.blob_streams import CHUNK_BYTES
-from batch_fn.storage.blobs import Containers
+from batch_fn.storage.blobs import Blobs
 from batch_fn.validation.lines import lines
 from batch_fn.validation.requests import fill_deployment
 
@@ -22,7 +22,7 @@ class SourceLine(NamedTuple):
     raw: bytes
 
 
-def read_lines(containers: Containers, source: Source, max_line_bytes: int) -> Iterator[SourceLine]:
+def read_lines(containers: Blobs, source: InputRange, max_line_bytes: int) -> Iterator[SourceLine]:
     """Yield the requests of a part in the drop's order."""
     for each in lines(read_range(containers, source), max_line_bytes):
         if source.picked:
@@ -32,7 +32,7 @@ def read_lines(containers: Containers, source: Source, max_line_bytes: int) -> I
             yield SourceLine(source.first_line + each.number - 1, each.raw)
 
 
-def read_range(containers: Containers, source: Source) -> Iterator[bytes]:
+def read_range(containers: Blobs, source: InputRange) -> Iterator[bytes]:
     """Yield the bytes of a part as they lie there."""
     return containers.read(source.container, source.name, source.offset, source.length)
 
@@ -42,7 +42,7 @@ def picked(line: SourceLine) -> bytes:
     return b"%d\t%b\n" % line
 
 
-def input_blob_of(containers: Containers, part: Part, settings: Settings) -> str:
+def input_blob_of(containers: Blobs, part: Part, settings: Settings) -> str:
     """Return the URL of a blob that holds just what is to be sent: the drop's copy itself where it can be."""
     source = part.source
     if source.verbatim and source.whole:
@@ -55,7 +55,7 @@ def input_blob_of(containers: Containers, part: Part, settings: Settings) -> str
 
 
 @contextlib.contextmanager
-def upload_content(containers: Containers, part: Part, max_line_bytes: int) -> Iterator[IO[bytes]]:
+def upload_content(containers: Blobs, part: Part, max_line_bytes: int) -> Iterator[IO[bytes]]:
     """Give the part as the file to upload: straight from the blob where it can be sent as it is, else rewritten."""
     source = part.source
     if source.verbatim and source.length is not None:

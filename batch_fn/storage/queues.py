@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from batch_fn.settings import Settings
 
 
-class Errand(msgspec.Struct, frozen=True, omit_defaults=True):
+class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a message of ours asks for: look at this drop, this job, or this attempt of its part."""
 
     job_id: str
@@ -20,10 +20,10 @@ class Errand(msgspec.Struct, frozen=True, omit_defaults=True):
     """The blob in the inbox, for a drop."""
 
 
-class _Message(msgspec.Struct, frozen=True):
+class _Envelope(msgspec.Struct, frozen=True):
     """Every body has one outer member: a top-level `id` and the like would override the trigger's own metadata."""
 
-    job: Errand
+    job: Message
 
 
 class Queues:
@@ -56,15 +56,15 @@ class Queues:
 
     def drop(self, job_id: str, name: str) -> None:
         """Ask for a drop to be taken in whose event was lost, or whose first reader did not come to its end."""
-        self._drop.send_message(_text(Errand(job_id, name=name)))
+        self._drop.send_message(encode(Message(job_id, name=name)))
 
     def submit(self, job_id: str, part: str, delay: int = 0) -> None:
         """Ask for a part to be submitted, that many seconds from now."""
-        self._submit.send_message(_text(Errand(job_id, part=part)), visibility_timeout=delay)
+        self._submit.send_message(encode(Message(job_id, part=part)), visibility_timeout=delay)
 
     def collect(self, job_id: str) -> None:
         """Ask for the results of a job's ended parts to be collected."""
-        self._collect.send_message(_text(Errand(job_id)))
+        self._collect.send_message(encode(Message(job_id)))
 
     def completed(self, job_id: str, status: str, report: str) -> None:
         """Tell whoever listens that a job is done, and where its report is."""
@@ -72,10 +72,11 @@ class Queues:
         self._completed.send_message(msgspec.json.encode(body).decode(), time_to_live=-1)
 
 
-def read_errand(body: bytes) -> Errand:
+def parse_message(body: bytes) -> Message:
     """Return what a message of ours asks for. Raises: msgspec.DecodeError."""
-    return msgspec.json.decode(body, type=_Message).job
+    return msgspec.json.decode(body, type=_Envelope).job
 
 
-def _text(errand: Errand) -> str:
-    return msgspec.json.encode(_Message(errand)).decode()
+def encode(message: Message) -> str:
+    """Return the body of a message of ours."""
+    return msgspec.json.encode(_Envelope(message)).decode()

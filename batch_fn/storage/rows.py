@@ -28,7 +28,7 @@ class ConflictError(Exception):
     """Somebody else changed the row since it was read: read it again and decide anew."""
 
 
-class Held[T: Row](NamedTuple):
+class Stored[T: Row](NamedTuple):
     """A row together with the ETag it had when it was read."""
 
     row: T
@@ -36,18 +36,18 @@ class Held[T: Row](NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class ActiveJob:
     """A job in hand with all attempts of its parts."""
 
-    job: Held[Job]
-    parts: list[Held[Part]] = field(default_factory=list)
+    job: Stored[Job]
+    parts: list[Stored[Part]] = field(default_factory=list)
 
-    def part(self, key: str) -> Held[Part] | None:
+    def part(self, key: str) -> Stored[Part] | None:
         """Return the attempt of that key, None if there is none."""
-        return next((held for held in self.parts if held.row.key == key), None)
+        return next((stored for stored in self.parts if stored.row.key == key), None)
 
 
-class Finished(msgspec.Struct, frozen=True, kw_only=True):
+class FinishedJob(msgspec.Struct, frozen=True, kw_only=True):
     """A finished job, as the history keeps it."""
 
     job_id: str
@@ -73,7 +73,7 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
     submitted_at: datetime | None = None
 
 
-class Glance(msgspec.Struct, frozen=True):
+class FinishedSummary(msgspec.Struct, frozen=True):
     """Of a finished job, what tells whether it is looked for."""
 
     job_id: str
@@ -81,7 +81,7 @@ class Glance(msgspec.Struct, frozen=True):
     name: str
 
 
-class Spent(msgspec.Struct, frozen=True, kw_only=True):
+class FinishedUsage(msgspec.Struct, frozen=True, kw_only=True):
     """Of a finished job, what it came to."""
 
     dropped_at: datetime
@@ -100,7 +100,7 @@ class Change(NamedTuple):
     etag: str | None = None
 
 
-def _split(changes: list[Change]) -> tuple[list[list[Change]], list[Change]]:
+def transactions(changes: list[Change]) -> tuple[list[list[Change]], list[Change]]:
     """Part the changes into inserts that go ahead, and those that must be made together with the updates."""
     inserts = [change for change in changes if change.etag is None]
     updates = [change for change in changes if change.etag is not None]
@@ -110,42 +110,45 @@ def _split(changes: list[Change]) -> tuple[list[list[Change]], list[Change]]:
     return ahead, late + updates
 
 
-def _operation(change: Change) -> Any:
+def to_operation(change: Change) -> Any:
+    """Return the change as the SDK takes it in a transaction."""
     from azure.core import MatchConditions
     from azure.data.tables import UpdateMode
 
     if change.etag is None:
-        return ("create", _entity(change.row))
+        return ("create", to_entity(change.row))
     condition = {"mode": UpdateMode.REPLACE, "etag": change.etag, "match_condition": MatchConditions.IfNotModified}
-    return ("update", _entity(change.row), condition)
+    return ("update", to_entity(change.row), condition)
 
 
-def _safe(name: str) -> str:
+def safe_key(name: str) -> str:
     """Return a row key for a name that users gave: not every character may stand in a key."""
     return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def _history_key(job_id: str) -> tuple[str, str]:
+def partition_and_row(job_id: str) -> tuple[str, str]:
     """Return partition and row key of a finished job: newest first, about a day to a partition."""
-    return place(job_id)[:DAY_DIGITS], place(job_id)
+    return history_key(job_id)[:DAY_DIGITS], history_key(job_id)
 
 
-def place(job_id: str) -> str:
+def history_key(job_id: str) -> str:
     """Return where a job stands in the history, and among those in hand: the last dropped sorts first."""
-    return f"{_backwards(dropped_at(job_id))}-{job_id}"
+    return f"{inverted_seconds(dropped_at(job_id))}-{job_id}"
 
 
-def _backwards(time: datetime) -> str:
+def inverted_seconds(time: datetime) -> str:
+    """Return eleven digits that sort later times first (the "log tail pattern" of Azure Tables)."""
     seconds = min(max(math.floor(time.timestamp()), 0), LAST_SECOND)
     return f"{LAST_SECOND - seconds:011d}"
 
 
-def _entity(row: Row) -> dict[str, Any]:
+def to_entity(row: Row) -> dict[str, Any]:
+    """Return the entity that keeps a row of a job or a part."""
     key = row.key if isinstance(row, Part) else JOB_ROW
-    return {"PartitionKey": row.job_id, "RowKey": key, **_columns(row)}
+    return {"PartitionKey": row.job_id, "RowKey": key, **to_columns(row)}
 
 
-def _columns(row: msgspec.Struct) -> dict[str, Any]:
+def to_columns(row: msgspec.Struct) -> dict[str, Any]:
     """Return a column for each field: times and text as they are, whole numbers in 64 bits, all else as JSON."""
     from azure.data.tables import EdmType
 
@@ -164,8 +167,8 @@ def _columns(row: msgspec.Struct) -> dict[str, Any]:
     return columns
 
 
-def _row[T: msgspec.Struct](kind: type[T], entity: Any) -> T:
-    """Return the row that `_columns` made the entity of."""
+def from_entity[T: msgspec.Struct](kind: type[T], entity: Any) -> T:
+    """Return the row that `to_columns` made the entity of."""
     values: dict[str, Any] = {}
     for each in msgspec.structs.fields(kind):
         value = entity.get(each.encode_name)
@@ -181,8 +184,9 @@ def _row[T: msgspec.Struct](kind: type[T], entity: Any) -> T:
     return msgspec.convert(values, kind)
 
 
-def _held[T: Row](kind: type[T], entity: Any) -> Held[T]:
-    return Held(_row(kind, entity), str(entity.metadata["etag"]))
+def stored_from_entity[T: Row](kind: type[T], entity: Any) -> Stored[T]:
+    """Return the row of an entity, with the ETag it was read with."""
+    return Stored(from_entity(kind, entity), str(entity.metadata["etag"]))
 
 
 def _is_json(kind: Any) -> bool:

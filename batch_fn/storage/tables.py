@@ -18,23 +18,24 @@ from batch_fn.storage.rows import (
     DAY_DIGITS,
     JOB_ROW,
     TRANSACTION_LIMIT,
+    ActiveJob,
     Change,
     ConflictError,
-    Finished,
-    Glance,
-    Held,
-    Spent,
-    Work,
-    _backwards,
-    _columns,
-    _entity,
-    _held,
-    _history_key,
-    _operation,
-    _row,
-    _safe,
-    _split,
-    place,
+    FinishedJob,
+    FinishedSummary,
+    FinishedUsage,
+    Row,
+    Stored,
+    from_entity,
+    history_key,
+    inverted_seconds,
+    partition_and_row,
+    safe_key,
+    stored_from_entity,
+    to_columns,
+    to_entity,
+    to_operation,
+    transactions,
 )
 
 if TYPE_CHECKING:
@@ -44,10 +45,7 @@ if TYPE_CHECKING:
 HISTORY_PAGE = 1_000  # rows: the most that one call gives
 
 
-type Row = Job | Part
-
-
-class Ledger:
+class Tables:
     """The tables, by what the app asks of them."""
 
     def __init__(
@@ -57,55 +55,55 @@ class Ledger:
         self._work = tables.get_table_client(work_table)
         self._deployments = tables.get_table_client(deployments_table)
 
-    def begin(self, job: Job) -> Held[Job]:
+    def insert_if_absent(self, job: Job) -> Stored[Job]:
         """Insert the job's row if it is absent. Return the row that is there then: this one, or an earlier one."""
         from azure.core.exceptions import ResourceExistsError
 
         try:
-            answer = self._work.create_entity(_entity(job))
+            answer = self._work.create_entity(to_entity(job))
         except ResourceExistsError:
             entity = self._work.get_entity(job.job_id, JOB_ROW)
-            return _held(Job, entity)
-        return Held(job, str(answer["etag"]))
+            return stored_from_entity(Job, entity)
+        return Stored(job, str(answer["etag"]))
 
-    def finished(self, job_id: str) -> Finished | None:
+    def finished(self, job_id: str) -> FinishedJob | None:
         """Return the finished job of that id, None if it is not (or not yet) in the history."""
         from azure.core.exceptions import ResourceNotFoundError
 
         try:
-            return _row(Finished, self._jobs.get_entity(*_history_key(job_id)))
+            return from_entity(FinishedJob, self._jobs.get_entity(*partition_and_row(job_id)))
         except ResourceNotFoundError:
             return None
 
-    def work(self, job_id: str) -> Work | None:
+    def active_job(self, job_id: str) -> ActiveJob | None:
         """Return the job in hand of that id with its parts, None if there is none."""
         query = self._work.query_entities("PartitionKey eq @job", parameters={"job": job_id})
-        job: Held[Job] | None = None
-        parts: list[Held[Part]] = []
+        job: Stored[Job] | None = None
+        parts: list[Stored[Part]] = []
         for entity in query:
             if entity["RowKey"] == JOB_ROW:
-                job = _held(Job, entity)
+                job = stored_from_entity(Job, entity)
             else:
-                parts.append(_held(Part, entity))
+                parts.append(stored_from_entity(Part, entity))
         if job is None:
             return None
         # Parts of a run before this one were inserted late, ahead of a transaction that came too late.
-        return Work(job, [held for held in parts if held.row.attempts_before == job.row.attempts_before])
+        return ActiveJob(job, [stored for stored in parts if stored.row.attempts_before == job.row.attempts_before])
 
-    def due(self, now: datetime) -> Iterator[Held[Job] | Held[Part]]:
+    def due(self, now: datetime) -> Iterator[Stored[Job] | Stored[Part]]:
         """Yield every row in hand that is to be looked at by `now`."""
         for entity in self._work.query_entities("due le @now", parameters={"now": now}):
             if entity["RowKey"] == JOB_ROW:
-                yield _held(Job, entity)
+                yield stored_from_entity(Job, entity)
             else:
-                yield _held(Part, entity)
+                yield stored_from_entity(Part, entity)
 
-    def jobs_in_hand(self) -> Iterator[Job]:
+    def active_jobs(self) -> Iterator[Job]:
         """Yield every unfinished job."""
         for entity in self._work.query_entities("RowKey eq @job", parameters={"job": JOB_ROW}):
-            yield _row(Job, entity)
+            yield from_entity(Job, entity)
 
-    def history[T: Finished | Glance | Spent](
+    def history[T: FinishedJob | FinishedSummary | FinishedUsage](
         self,
         kind: type[T],
         *,
@@ -121,42 +119,42 @@ class Ledger:
         """
         bounds = ["PartitionKey ge @low_day", "RowKey gt @low"]
         given = {"low_day": "0", "low": "0"}
-        lows = [*([place(after)] if after else []), *([_backwards(until)] if until else [])]
+        lows = [*([history_key(after)] if after else []), *([inverted_seconds(until)] if until else [])]
         if lows:
             given |= {"low_day": max(lows)[:DAY_DIGITS], "low": max(lows)}
         if since:
-            high = f"{_backwards(since)}-~"  # behind every id
+            high = f"{inverted_seconds(since)}-~"  # behind every id
             bounds += ["PartitionKey le @high_day", "RowKey lt @high"]
             given |= {"high_day": high[:DAY_DIGITS], "high": high}
         found = self._jobs.query_entities(
             " and ".join(bounds), parameters=given, results_per_page=page, select=[*kind.__struct_fields__]
         )
         for entity in found:
-            yield _row(kind, entity)
+            yield from_entity(kind, entity)
 
     def parts_of(self, deployment: str) -> Iterator[Part]:
         """Yield the parts in hand of a deployment that are with the service, or on their way to it."""
         query = "deployment eq @deployment and (state eq 'open' or state eq 'claimed')"
         for entity in self._work.query_entities(query, parameters={"deployment": deployment}):
-            yield _row(Part, entity)
+            yield from_entity(Part, entity)
 
-    def parts_in_hand(self) -> Iterator[Part]:
+    def active_parts(self) -> Iterator[Part]:
         """Yield the parts that wait, and those that are with the service or on their way to it."""
         query = "state eq 'waiting' or state eq 'open' or state eq 'claimed'"
         for entity in self._work.query_entities(query):
-            yield _row(Part, entity)
+            yield from_entity(Part, entity)
 
-    def bundleable(self, part: Part) -> Iterator[Held[Part]]:
+    def bundleable(self, part: Part) -> Iterator[Stored[Part]]:
         """Yield the waiting parts, `part` among them, that may share a batch with it."""
         query = "bundles eq true and state eq 'waiting' and deployment eq @deployment and url eq @url"
         for entity in self._work.query_entities(query, parameters={"deployment": part.deployment, "url": part.url}):
-            yield _held(Part, entity)
+            yield stored_from_entity(Part, entity)
 
-    def riders(self, bundle_id: str) -> Iterator[Held[Part]]:
+    def bundle_members(self, bundle_id: str) -> Iterator[Stored[Part]]:
         """Yield the parts that were claimed for a bundle."""
         query = "state eq 'bundled' and bundle eq @bundle"
         for entity in self._work.query_entities(query, parameters={"bundle": bundle_id}):
-            yield _held(Part, entity)
+            yield stored_from_entity(Part, entity)
 
     def deployment(self, name: str) -> Deployment:
         """Return what is known of a deployment; nothing, for one that was never used."""
@@ -165,9 +163,9 @@ class Ledger:
     def deployments(self) -> Iterator[Deployment]:
         """Yield what is known of each deployment that was ever used."""
         for entity in self._deployments.query_entities("PartitionKey eq 'deployment'"):
-            yield _row(Deployment, entity)
+            yield from_entity(Deployment, entity)
 
-    def note_tick(self, at: datetime) -> None:
+    def record_tick(self, at: datetime) -> None:
         """Write down when a tick came to its end."""
         from azure.data.tables import UpdateMode
 
@@ -183,7 +181,7 @@ class Ledger:
             return None
         return datetime.fromtimestamp(at.timestamp(), UTC)
 
-    def note_deployment(self, name: str, change: Callable[[Deployment], Deployment]) -> Deployment:
+    def update_deployment(self, name: str, change: Callable[[Deployment], Deployment]) -> Deployment:
         """Replace what is known of a deployment by what `change` makes of it, however many do so at once.
 
         Returns:
@@ -199,10 +197,10 @@ class Ledger:
         from azure.core.exceptions import ResourceNotFoundError
 
         try:
-            entity = self._deployments.get_entity("deployment", _safe(name))
+            entity = self._deployments.get_entity("deployment", safe_key(name))
         except ResourceNotFoundError:
             return Deployment(name=name), None
-        return _row(Deployment, entity), str(entity.metadata["etag"])
+        return from_entity(Deployment, entity), str(entity.metadata["etag"])
 
     def _put_deployment(self, deployment: Deployment, etag: str | None) -> bool:
         """Write the row, and return whether it was still as it had been read."""
@@ -210,7 +208,7 @@ class Ledger:
         from azure.core.exceptions import ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
         from azure.data.tables import UpdateMode
 
-        entity = {"PartitionKey": "deployment", "RowKey": _safe(deployment.name), **_columns(deployment)}
+        entity = {"PartitionKey": "deployment", "RowKey": safe_key(deployment.name), **to_columns(deployment)}
         try:
             if etag is None:
                 self._deployments.create_entity(entity)
@@ -222,7 +220,7 @@ class Ledger:
             return False
         return True
 
-    def update[T: Row](self, held: Held[T], row: T) -> Held[T]:
+    def update[T: Row](self, stored: Stored[T], row: T) -> Stored[T]:
         """Put `row` in the place of what was read. Return it with its new ETag.
 
         Raises:
@@ -234,11 +232,11 @@ class Ledger:
 
         try:
             answer = self._work.update_entity(
-                _entity(row), UpdateMode.REPLACE, etag=held.etag, match_condition=MatchConditions.IfNotModified
+                to_entity(row), UpdateMode.REPLACE, etag=stored.etag, match_condition=MatchConditions.IfNotModified
             )
         except (ResourceModifiedError, ResourceNotFoundError) as error:
             raise ConflictError from error
-        return Held(row, str(answer["etag"]))
+        return Stored(row, str(answer["etag"]))
 
     def change(self, changes: Iterable[Change]) -> None:
         """Make all the changes to rows of one job, or none.
@@ -249,13 +247,13 @@ class Ledger:
         Raises:
             ConflictError: if one of the rows has changed since it was read, or is there where it should not be.
         """
-        ahead, together = _split([*changes])
+        ahead, together = transactions([*changes])
         for some in ahead:
             with contextlib.suppress(ConflictError):
-                self._transact([_operation(change) for change in some])
-        self._transact([_operation(change) for change in together])
+                self._transact([to_operation(change) for change in some])
+        self._transact([to_operation(change) for change in together])
 
-    def finish(self, finished: Finished) -> None:
+    def finish(self, finished: FinishedJob) -> None:
         """Enter the job into the history; doing it again changes nothing.
 
         Raises:
@@ -265,14 +263,14 @@ class Ledger:
         from azure.core.exceptions import ResourceExistsError, ResourceModifiedError
         from azure.data.tables import UpdateMode
 
-        partition, row = _history_key(finished.job_id)
-        entity = {"PartitionKey": partition, "RowKey": row, **_columns(finished)}
+        partition, row = partition_and_row(finished.job_id)
+        entity = {"PartitionKey": partition, "RowKey": row, **to_columns(finished)}
         while True:
             with contextlib.suppress(ResourceExistsError):
                 self._jobs.create_entity(entity)
                 return
             found = self._jobs.get_entity(partition, row)
-            if _row(Finished, found).attempts > finished.attempts:
+            if from_entity(FinishedJob, found).attempts > finished.attempts:
                 raise ConflictError
             etag, if_still = found.metadata["etag"], MatchConditions.IfNotModified
             with contextlib.suppress(ResourceModifiedError):
@@ -280,18 +278,18 @@ class Ledger:
                 self._jobs.update_entity(entity, UpdateMode.REPLACE, etag=etag, match_condition=if_still)
                 return
 
-    def forget(self, work: Work) -> None:
+    def delete_active(self, active: ActiveJob) -> None:
         """Delete the job's rows from work, its own last: as long as that one stands, the rest can be found.
 
         If that one has changed since it was read, somebody else has the job in hand, and it stays.
         """
         from azure.core import MatchConditions
 
-        condition = {"etag": work.job.etag, "match_condition": MatchConditions.IfNotModified}
-        keys = [held.row.key for held in work.parts] + [JOB_ROW]
+        condition = {"etag": active.job.etag, "match_condition": MatchConditions.IfNotModified}
+        keys = [stored.row.key for stored in active.parts] + [JOB_ROW]
         for start in range(0, len(keys), TRANSACTION_LIMIT):
             some = keys[start : start + TRANSACTION_LIMIT]
-            entities = [{"PartitionKey": work.job.row.job_id, "RowKey": key} for key in some]
+            entities = [{"PartitionKey": active.job.row.job_id, "RowKey": key} for key in some]
             try:
                 self._transact(
                     [("delete", each, *([condition] if each["RowKey"] == JOB_ROW else ())) for each in entities]
@@ -299,7 +297,7 @@ class Ledger:
             except ConflictError:
                 return  # somebody else has forgotten it
 
-    def sweep(self, finished: Finished) -> None:
+    def delete_orphaned_parts(self, finished: FinishedJob) -> None:
         """Delete parts of a finished job that were inserted, ahead of a transaction, after it had been forgotten.
 
         Those of higher attempts are left: the job is being retried.
@@ -307,7 +305,7 @@ class Ledger:
         from azure.core.exceptions import ResourceNotFoundError
 
         for entity in self._work.query_entities("PartitionKey eq @job", parameters={"job": finished.job_id}):
-            if entity["RowKey"] != JOB_ROW and _row(Part, entity).attempt <= finished.attempts:
+            if entity["RowKey"] != JOB_ROW and from_entity(Part, entity).attempt <= finished.attempts:
                 with contextlib.suppress(ResourceNotFoundError):
                     self._work.delete_entity(entity)
 

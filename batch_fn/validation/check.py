@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from batch_fn.validation.custom_ids import CustomIds
-from batch_fn.validation.fast_path import Run, Shapes
+from batch_fn.validation.fast_path import LineTemplates, Match
 from batch_fn.validation.findings import Code, Finding
-from batch_fn.validation.lines import Block, Line, blocks
-from batch_fn.validation.requests import Request, Rules, Stretch, body_characters
+from batch_fn.validation.lines import Line, LineBlock, blocks
+from batch_fn.validation.requests import Request, RequestRun, Rules, body_characters
 from batch_fn.validation.strict_json import SHOWN, NotJsonError, parse, parse_if_flawless, shown
 
 PLACEHOLDER = "REPLACE-WITH-MODEL-DEPLOYMENT-NAME"  # what the documentation's samples have as body.model
@@ -25,14 +25,14 @@ def check(chunks: Iterable[bytes], rules: Rules) -> Iterator[Request | Finding]:
     In the order of the lines, as they are read. Nothing is raised but what `chunks` raises. A drop without any line
     gives the finding empty_file. A drop in UTF-16 gives one finding, and is not read on.
     """
-    for found in survey(chunks, rules):
-        if isinstance(found, Stretch):
+    for found in validate_blocks(chunks, rules):
+        if isinstance(found, RequestRun):
             yield from found.each()
         else:
             yield found
 
 
-def survey(chunks: Iterable[bytes], rules: Rules) -> Iterator[Stretch | Request | Finding]:
+def validate_blocks(chunks: Iterable[bytes], rules: Rules) -> Iterator[RequestRun | Request | Finding]:
     """Yield what `check` does, with the requests that stand together mostly in one: the fastest way through a drop."""
     drop = _Drop(rules)
     for block in blocks(chunks, rules.max_line_bytes):
@@ -60,22 +60,22 @@ class _Drop:
         self.next_line = 1
         self._rules = rules
         self._custom_ids = CustomIds(rules.max_requests)
-        self._shapes = Shapes()
+        self._shapes = LineTemplates()
         self._url: tuple[str, int] | None = None  # the first valid one, and its line
         self._deployment: tuple[str, int] | None = None  # likewise
 
-    def check(self, block: Block) -> Iterator[Stretch | Request | Finding]:
+    def check(self, block: LineBlock) -> Iterator[RequestRun | Request | Finding]:
         """Yield the lines' requests and findings.
 
         Of the lines past the limit of requests the first has a finding for that. The others may have none at all.
         """
         longest = self._rules.max_line_bytes
         too_long = bool(block.too_long) or block.end - block.begin > longest + 1  # it is a single line then
-        rest: Block | None = block
+        rest: LineBlock | None = block
         while rest is not None:
             run = None if too_long else self._shapes.run(rest)
             if run is not None and self._is_accepted(run):
-                yield _stretch(self.next_line, run)
+                yield _request_run(self.next_line, run)
                 some = run.block
                 self.next_line += len(run.custom_ids)
             else:
@@ -86,7 +86,7 @@ class _Drop:
                         yield from self._check_line(line)
             rest = rest.after(some)
 
-    def _is_accepted(self, run: Run) -> bool:
+    def _is_accepted(self, run: Match) -> bool:
         """Return whether nothing is wrong with any line of a run, and then count all of them in.
 
         Where a drop's lines must be alike in url and deployment, they are: shapes are those of accepted lines.
@@ -156,10 +156,10 @@ class _Drop:
                 problems.append((Code.MODEL_MISMATCH, _mismatch("body.model", deployment, *self._deployment)))
 
 
-def _stretch(line: int, run: Run) -> Stretch:
+def _request_run(line: int, run: Match) -> RequestRun:
     block, shape = run.block, run.shape
     length, count = block.end - block.begin - 1, len(run.custom_ids)
-    return Stretch(line, block.offset, length, count, shape.url, shape.deployment, run.characters, shape.filled, run)
+    return RequestRun(line, block.offset, length, count, shape.url, shape.deployment, run.characters, shape.filled, run)
 
 
 def _mismatch(name: str, value: str, first: str, line: int) -> str:

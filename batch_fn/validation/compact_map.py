@@ -6,7 +6,7 @@ _DIGEST = 12  # bytes: taking one custom_id for another among 10 million is one 
 _IN_A_BUCKET = 32  # entries that are searched in less than the digest takes
 
 
-class Digests:
+class CompactMap:
     """A mapping of custom_ids to numbers of at most `number_bytes` bytes; it is made for about `expected` of them.
 
     It takes twelve bytes for each beside its number, and what a bucket has to spare.

@@ -2,7 +2,7 @@
 
 from hashlib import blake2b
 
-from batch_fn.validation.compact_map import Digests
+from batch_fn.validation.compact_map import CompactMap
 
 LONGEST_KEPT = 64  # bytes: the longest custom_id that one of the services documents; ids are mostly shorter
 MOST_KEPT = 100_000  # of them as they are: those of a file that the service takes whole; 10 MB
@@ -23,7 +23,7 @@ class CustomIds:
     def __init__(self, limit: int) -> None:
         self._limit = self._room = limit
         self._lines: dict[bytes, _Lines] = {}
-        self._digests: Digests | None = None
+        self._digests: CompactMap | None = None
 
     def first_line(self, custom_id: bytes, line: int) -> int:
         """Return the line that had `custom_id` first, which is `line` if none before it had."""
@@ -66,7 +66,7 @@ class CustomIds:
 
     def _move(self) -> None:
         """Keep digests from now on."""
-        self._digests = Digests(_LINE, self._limit)
+        self._digests = CompactMap(_LINE, self._limit)
         while self._lines:
             key, lines = self._lines.popitem()
             self._digests.put(key, _line_of(key, lines) or 0)

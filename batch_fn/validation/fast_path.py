@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from batch_fn.validation.lines import Block
+from batch_fn.validation.lines import LineBlock
 
 LEARN_AFTER = 16  # lines: a pattern takes a millisecond to compile, which does not pay in a small drop
 MOST_SHAPES = 16  # of a drop: a line that has none of them has been tried against all
@@ -31,39 +31,39 @@ _SKIP = msgspec.json.Decoder(msgspec.Raw).decode_lines
 type Find = Callable[[bytes, int, int], list[bytes]]
 
 
-class Shape(msgspec.Struct, frozen=True):
+class LineTemplate(msgspec.Struct, frozen=True):
     """What lines of one pattern have in common."""
 
     custom_ids: Find
     """The custom_ids of the lines from one place on that match, and an empty one where not all match to the other."""
     plain_custom_ids: Find
     """The same where there is no backslash; it takes a seventh less."""
-    envelope: int
+    overhead: int
     """How many characters a line has around its body, its custom_id left out, and its line feed counted in."""
     url: str
     deployment: str
     filled: bool
 
 
-class Run(msgspec.Struct, frozen=True):
+class Match(msgspec.Struct, frozen=True):
     """Lines that stand together and match one pattern."""
 
-    block: Block
-    shape: Shape
+    block: LineBlock
+    shape: LineTemplate
     custom_ids: list[bytes]
     """Of each line; none if the lines have to be looked at: what stands in a string of theirs is not JSON."""
     characters: int
     """Of all the bodies."""
 
 
-class Shapes:
+class LineTemplates:
     """The shapes of the lines of a drop that were accepted so far, the one last seen first."""
 
     def __init__(self) -> None:
-        self._shapes: list[Shape] = []
+        self._shapes: list[LineTemplate] = []
         self._learnt = 0
 
-    def run(self, block: Block) -> Run | None:
+    def run(self, block: LineBlock) -> Match | None:
         """Return the first lines of a block that are like one that was accepted, None if not even the first line is."""
         plain = block.chunk.find(b"\\", block.begin, block.end) < 0
         for shape in self._shapes:
@@ -88,8 +88,8 @@ class Shapes:
             return
         custom_ids, plain = _finder(raw, _STRING), _finder(raw, _PLAIN_STRING)
         if custom_ids and plain:
-            envelope = len(raw.decode().rstrip(" \t\r")) + 1 - characters - len(custom_id)
-            self._shapes.insert(0, Shape(custom_ids, plain, envelope, url, deployment, filled))
+            overhead = len(raw.decode().rstrip(" \t\r")) + 1 - characters - len(custom_id)
+            self._shapes.insert(0, LineTemplate(custom_ids, plain, overhead, url, deployment, filled))
 
 
 def _finder(raw: bytes, string: bytes) -> Find | None:
@@ -97,7 +97,7 @@ def _finder(raw: bytes, string: bytes) -> Find | None:
     return None if pattern is None else re.compile(pattern + rb"\n" + _REST, re.DOTALL).findall
 
 
-def _checked(block: Block, shape: Shape, custom_ids: list[bytes]) -> Run:
+def _checked(block: LineBlock, shape: LineTemplate, custom_ids: list[bytes]) -> Match:
     """Return the lines as a run, once it is seen that what stands in their strings is JSON, and UTF-8."""
     content = memoryview(block.chunk)[block.begin : block.end]
     together = b"".join(custom_ids)
@@ -106,8 +106,8 @@ def _checked(block: Block, shape: Shape, custom_ids: list[bytes]) -> Run:
         size = len(content) if block.ascii else len(str(content, "utf-8"))
         names = len(together) if block.ascii else len(together.decode())
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return Run(block, shape, [], 0)
-    return Run(block, shape, custom_ids, size - len(custom_ids) * shape.envelope - names)
+        return Match(block, shape, [], 0)
+    return Match(block, shape, custom_ids, size - len(custom_ids) * shape.overhead - names)
 
 
 class _Writer:

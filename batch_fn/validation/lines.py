@@ -26,7 +26,7 @@ class Line(msgspec.Struct, frozen=True, gc=False):
     too_long: bool = False
 
 
-class Block(msgspec.Struct, frozen=True, gc=False):
+class LineBlock(msgspec.Struct, frozen=True, gc=False):
     """Whole lines of a drop, each with its line feed: those of `chunk` from `begin` to `end`.
 
     `offset` is the byte of the drop at which they begin. `ascii` says that they have no character outside ASCII for
@@ -40,20 +40,20 @@ class Block(msgspec.Struct, frozen=True, gc=False):
     ascii: bool = False
     too_long: int = 0
 
-    def head(self, count: int) -> "Block":
+    def head(self, count: int) -> "LineBlock":
         """Return the first `count` lines, all of them if there are fewer."""
         end = self.begin
         for _ in range(count):
             end = self.chunk.find(b"\n", end, self.end) + 1
             if not end:
                 return self
-        return Block(self.offset, self.chunk, self.begin, end, self.ascii, self.too_long)
+        return LineBlock(self.offset, self.chunk, self.begin, end, self.ascii, self.too_long)
 
-    def after(self, head: "Block") -> "Block | None":
+    def after(self, head: "LineBlock") -> "LineBlock | None":
         """Return what comes after these lines, which are its first; None if nothing does."""
         if head.end == self.end:
             return None
-        return Block(self.offset + head.end - self.begin, self.chunk, head.end, self.end, self.ascii)
+        return LineBlock(self.offset + head.end - self.begin, self.chunk, head.end, self.end, self.ascii)
 
     def lines(self, number: int, max_line_bytes: int) -> Iterator[Line | None]:
         """Yield the lines, the first of which has that number; None for a blank one."""
@@ -86,7 +86,7 @@ def lines(chunks: Iterable[bytes], max_line_bytes: int) -> Iterator[Line]:
                 yield line
 
 
-def blocks(chunks: Iterable[bytes], max_line_bytes: int) -> Iterator[Block]:
+def blocks(chunks: Iterable[bytes], max_line_bytes: int) -> Iterator[LineBlock]:
     """Yield the same lines, some at a time: of TOGETHER_BYTES or of one line, whatever is more.
 
     A block of several lines has none that is longer than `max_line_bytes`.
@@ -106,7 +106,7 @@ def blocks(chunks: Iterable[bytes], max_line_bytes: int) -> Iterator[Block]:
             offset += size
         is_ascii = chunk.isascii()
         while end := _end(chunk, begin, most):
-            yield Block(offset, chunk, begin, end, is_ascii)
+            yield LineBlock(offset, chunk, begin, end, is_ascii)
             offset += end - begin
             begin = end
         unfinished.add(chunk[begin:])
@@ -161,11 +161,11 @@ class _Unfinished:
         else:
             self._held += piece
 
-    def finish(self, offset: int) -> tuple[Block, int]:
+    def finish(self, offset: int) -> tuple[LineBlock, int]:
         """Return the line, which begins at `offset`, and its bytes with its line feed; and be empty again."""
         length, held, last = self.length, bytes(self._held), self._last
         self.length, self._held, self._last = 0, bytearray(), b""
         if length > self._limit:
             end = b"\r\n" if last == b"\r\n" else b"\n"
-            return Block(offset, b"", 0, 0, too_long=length - len(end)), length
-        return Block(offset, held, 0, length), length
+            return LineBlock(offset, b"", 0, 0, too_long=length - len(end)), length
+        return LineBlock(offset, held, 0, length), length

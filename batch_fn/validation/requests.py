@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from batch_fn.validation.fast_path import Run
+from batch_fn.validation.fast_path import Match
 
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -32,7 +32,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     filled: bool
 
 
-class Stretch(msgspec.Struct, frozen=True, gc=False):
+class RequestRun(msgspec.Struct, frozen=True, gc=False):
     """Accepted lines that stand together, with one line feed between them, and are of one url and deployment.
 
     `line` and `offset` are the first one's, `length` (with the line feeds between) and `characters` those of all.
@@ -46,7 +46,7 @@ class Stretch(msgspec.Struct, frozen=True, gc=False):
     deployment: str
     characters: int
     filled: bool
-    run: Run
+    run: Match
 
     def each(self) -> Iterator[Request]:
         """Yield them one by one."""
@@ -54,7 +54,7 @@ class Stretch(msgspec.Struct, frozen=True, gc=False):
         for line, name in zip(block.lines(self.line, self.length), self.run.custom_ids, strict=True):
             assert line is not None  # noqa: S101 - none that has a shape is blank
             text, custom_id = line.raw if block.ascii else line.raw.decode(), name.decode()
-            characters = len(text) + 1 - shape.envelope - len(custom_id)
+            characters = len(text) + 1 - shape.overhead - len(custom_id)
             yield Request(
                 line.number, line.offset, line.length, custom_id, shape.url, shape.deployment, characters, shape.filled
             )

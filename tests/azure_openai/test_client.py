@@ -19,15 +19,15 @@ from batch_fn.azure_openai import client
 from batch_fn.azure_openai.client import DOWNLOAD_TRIES, OpenAIBatches
 from batch_fn.azure_openai.wire import read_batch
 from batch_fn.core.batches import (
+    CreateOutcomeUnknownError,
     Enqueued,
-    FileGoneError,
     FileQuotaError,
-    RefusedError,
+    NotFoundError,
+    PermanentServiceError,
     ServiceBatch,
     ServiceError,
-    ServiceTroubleError,
     TokenLimitError,
-    UnansweredError,
+    TransientServiceError,
 )
 from batch_fn.core.jobs import Part
 from batch_fn.settings import DAY, Settings
@@ -125,15 +125,15 @@ def test_a_file_is_uploaded_with_its_expiry_where_the_version_knows_it(
 @pytest.mark.parametrize(
     ("fault", "error", "says"),
     [
-        ({"kind": "status", "status": 401}, ServiceTroubleError, "HTTP 401"),
-        ({"kind": "status", "status": 403}, ServiceTroubleError, "HTTP 403"),
-        ({"kind": "status", "status": 404}, ServiceTroubleError, "check AZURE_OPENAI_ENDPOINT"),
-        ({"kind": "status", "status": 413}, RefusedError, "413"),
-        ({"kind": "status", "status": 429}, ServiceTroubleError, "HTTP 429"),
-        ({"kind": "status", "status": 500}, ServiceTroubleError, "HTTP 500"),
-        ({"kind": "status", "status": 503}, ServiceTroubleError, "HTTP 503"),
-        ({"kind": "drop_before"}, ServiceTroubleError, "no answer"),
-        ({"kind": "drop_after"}, ServiceTroubleError, "no answer"),
+        ({"kind": "status", "status": 401}, TransientServiceError, "HTTP 401"),
+        ({"kind": "status", "status": 403}, TransientServiceError, "HTTP 403"),
+        ({"kind": "status", "status": 404}, TransientServiceError, "check AZURE_OPENAI_ENDPOINT"),
+        ({"kind": "status", "status": 413}, PermanentServiceError, "413"),
+        ({"kind": "status", "status": 429}, TransientServiceError, "HTTP 429"),
+        ({"kind": "status", "status": 500}, TransientServiceError, "HTTP 500"),
+        ({"kind": "status", "status": 503}, TransientServiceError, "HTTP 503"),
+        ({"kind": "drop_before"}, TransientServiceError, "no answer"),
+        ({"kind": "drop_after"}, TransientServiceError, "no answer"),
     ],
     ids=lambda value: str(value.get("status", value["kind"])) if isinstance(value, dict) else "",
 )
@@ -153,14 +153,14 @@ def test_an_upload_over_the_file_quota_is_told_apart(batches: OpenAIBatches, ser
 
 
 def test_an_upload_to_nobody_may_be_tried_later(nobody: OpenAIBatches) -> None:
-    with pytest.raises(ServiceTroubleError) as caught:
+    with pytest.raises(TransientServiceError) as caught:
         nobody.upload("a.jsonl", io.BytesIO(CONTENT))
-    assert not caught.value.undecided
+    assert not caught.value.outcome_unknown
 
 
 def test_a_wrong_key_or_version_is_trouble_that_somebody_can_mend(service: AzureOpenAI) -> None:
     for key, version in (("wrong", "2024-10-21"), (service.api_key, "2023-05-15")):
-        with pytest.raises(ServiceTroubleError):
+        with pytest.raises(TransientServiceError):
             connected(service.url, key, version).upload("a.jsonl", io.BytesIO(CONTENT))
 
 
@@ -217,24 +217,24 @@ def refusal(code: str) -> dict[str, Any]:
     [
         ({"status": 400, "body": refusal("token_limit_exceeded")}, TokenLimitError, None),
         ({"status": 429, "body": refusal("token_limit_exceeded")}, TokenLimitError, None),
-        ({"status": 400, "body": refusal("invalid_request")}, RefusedError, None),
-        ({"status": 400, "body": refusal("model_not_found")}, RefusedError, None),
-        ({"status": 400, "body": ["no object"]}, RefusedError, None),
-        ({"status": 422}, RefusedError, None),
-        ({"status": 404}, FileGoneError, None),
-        ({"status": 401}, ServiceTroubleError, None),
-        ({"status": 403}, ServiceTroubleError, None),
-        ({"status": 409}, ServiceTroubleError, None),
-        ({"status": 429}, ServiceTroubleError, None),
-        ({"status": 429, "headers": {"Retry-After": "7"}}, ServiceTroubleError, 7.0),
-        ({"status": 429, "headers": {"Retry-After": "1.5"}}, ServiceTroubleError, 1.5),
-        ({"status": 429, "headers": {"Retry-After": "Sun, 22 Nov 2026 12:00:00 GMT"}}, ServiceTroubleError, None),
-        ({"status": 408}, UnansweredError, None),
-        ({"status": 500}, UnansweredError, None),
-        ({"status": 502, "body": "<html>"}, UnansweredError, None),
-        ({"status": 503, "headers": {"Retry-After": "7"}}, UnansweredError, None),
-        ({"kind": "drop_before"}, UnansweredError, None),
-        ({"kind": "drop_after"}, UnansweredError, None),
+        ({"status": 400, "body": refusal("invalid_request")}, PermanentServiceError, None),
+        ({"status": 400, "body": refusal("model_not_found")}, PermanentServiceError, None),
+        ({"status": 400, "body": ["no object"]}, PermanentServiceError, None),
+        ({"status": 422}, PermanentServiceError, None),
+        ({"status": 404}, NotFoundError, None),
+        ({"status": 401}, TransientServiceError, None),
+        ({"status": 403}, TransientServiceError, None),
+        ({"status": 409}, TransientServiceError, None),
+        ({"status": 429}, TransientServiceError, None),
+        ({"status": 429, "headers": {"Retry-After": "7"}}, TransientServiceError, 7.0),
+        ({"status": 429, "headers": {"Retry-After": "1.5"}}, TransientServiceError, 1.5),
+        ({"status": 429, "headers": {"Retry-After": "Sun, 22 Nov 2026 12:00:00 GMT"}}, TransientServiceError, None),
+        ({"status": 408}, CreateOutcomeUnknownError, None),
+        ({"status": 500}, CreateOutcomeUnknownError, None),
+        ({"status": 502, "body": "<html>"}, CreateOutcomeUnknownError, None),
+        ({"status": 503, "headers": {"Retry-After": "7"}}, CreateOutcomeUnknownError, None),
+        ({"kind": "drop_before"}, CreateOutcomeUnknownError, None),
+        ({"kind": "drop_after"}, CreateOutcomeUnknownError, None),
     ],
 )
 def test_a_create_that_goes_wrong_is_sent_once_and_told_by_what_may_be_done_next(
@@ -256,7 +256,7 @@ def test_a_create_that_goes_wrong_is_sent_once_and_told_by_what_may_be_done_next
 def test_a_refusal_says_the_service_s_code_and_message(batches: OpenAIBatches, service: AzureOpenAI) -> None:
     part = uploaded(batches)
     service.fault("status", status=400, body=refusal("invalid_request"), method="POST", path=CREATE)
-    with pytest.raises(RefusedError, match="invalid_request: Because") as caught:
+    with pytest.raises(PermanentServiceError, match="invalid_request: Because") as caught:
         batches.create(part)
     assert caught.value.error == ServiceError("invalid_request", "Because.")
 
@@ -269,9 +269,9 @@ def test_a_create_over_the_token_limit_makes_no_batch(any_version: OpenAIBatches
 
 
 def test_a_create_to_nobody_made_no_batch(nobody: OpenAIBatches) -> None:
-    with pytest.raises(ServiceTroubleError) as caught:
+    with pytest.raises(TransientServiceError) as caught:
         nobody.create(a_part(file_id="file-1"))
-    assert not caught.value.undecided
+    assert not caught.value.outcome_unknown
 
 
 def test_a_create_whose_answer_does_not_come_in_time_may_have_made_a_batch(
@@ -280,7 +280,7 @@ def test_a_create_whose_answer_does_not_come_in_time_may_have_made_a_batch(
     part = uploaded(batches)
     monkeypatch.setattr(client, "CREATE_TIMEOUT_SECONDS", 0.2)
     service.fault("delay", seconds=1, method="POST", path=CREATE)
-    with pytest.raises(UnansweredError):
+    with pytest.raises(CreateOutcomeUnknownError):
         batches.create(part)
     assert posted(service, "/batches") == 1
 
@@ -299,7 +299,7 @@ def found(batches: OpenAIBatches, part: Part, since: datetime = LONG_AGO) -> str
 def test_a_lost_create_s_batch_is_found_again(any_version: OpenAIBatches, service: AzureOpenAI) -> None:
     part = uploaded(any_version)
     service.fault("drop_after", method="POST", path=CREATE, times=1)
-    with pytest.raises(UnansweredError):
+    with pytest.raises(CreateOutcomeUnknownError):
         any_version.create(part)
     (made,) = service.batches()
     assert found(any_version, part) == made["id"]
@@ -581,7 +581,7 @@ def test_a_file_is_found_by_its_name_and_deleted_once_for_all(any_version: OpenA
 @pytest.mark.parametrize("ask", ["retrieve", "has_file", "delete_file", "cancel"])
 def test_trouble_is_never_taken_for_an_answer(batches: OpenAIBatches, service: AzureOpenAI, ask: str) -> None:
     service.fault("status", status=503, headers={"retry-after-ms": "1"})
-    with pytest.raises(ServiceTroubleError):
+    with pytest.raises(TransientServiceError):
         getattr(batches, ask)("some-id")
 
 
@@ -645,7 +645,7 @@ def test_a_download_that_breaks_in_the_middle_starts_again(
 def test_a_download_that_breaks_every_time_is_trouble(breaking: Any, pauses: list[int], tmp_path: Path) -> None:
     breaking.breaks = 99
     batches = OpenAIBatches.connect(Settings(openai_endpoint=breaking.url, openai_api_key="key"))
-    with pytest.raises(ServiceTroubleError, match="broke"):
+    with pytest.raises(TransientServiceError, match="broke"):
         batches.download("file-1", tmp_path / "down")
     assert breaking.asked == DOWNLOAD_TRIES
 
@@ -653,7 +653,7 @@ def test_a_download_that_breaks_every_time_is_trouble(breaking: Any, pauses: lis
 def test_a_file_that_is_gone_is_not_asked_for_again(
     any_version: OpenAIBatches, service: AzureOpenAI, pauses: list[int], tmp_path: Path
 ) -> None:
-    with pytest.raises(FileGoneError):
+    with pytest.raises(NotFoundError):
         any_version.download("file-unknown", tmp_path / "down")
     assert pauses == []
 

@@ -149,7 +149,7 @@ def test_as_many_jobs_are_listed_as_asked_for_however_far_apart_they_are(
     provision(azurite.connection_string, settings)
     app = App(settings)
     for number in range(12):
-        app.ledger.finish(
+        app.tables.finish(
             finished_at(days_ago(number), number, name="rare.jsonl" if number % 5 == 0 else "other.jsonl")
         )
     page = listed(app, 2, None, prefix="rare")

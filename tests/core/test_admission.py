@@ -16,13 +16,13 @@ from batch_fn.core.admission import (
     Decision,
     Deployment,
     Reason,
+    clear_backoff,
     decide,
-    ended,
-    lined_up,
-    refused,
-    reserved,
-    told,
-    took,
+    record_headers,
+    record_queue_head,
+    record_refusal,
+    release_tokens,
+    reserve,
 )
 from batch_fn.core.jobs import Part
 from tests.conftest import NOON, a_part
@@ -251,7 +251,7 @@ def test_after_a_refusal_exactly_one_probes_even_where_the_oldest_must_be_split(
 
 def test_those_that_may_go_are_counted_in_and_the_others_are_not() -> None:
     decisions = decided([waiting(30, minutes=9), waiting(80, minutes=8), waiting(20, minutes=7)], enqueued=10)
-    known = reserved(deployment(enqueued=99), decisions, enqueued=10, now=NOON)
+    known = reserve(deployment(enqueued=99), decisions, enqueued=10, now=NOON)
     assert known == deployment(enqueued=60, counted_at=NOON)
 
 
@@ -266,7 +266,7 @@ def test_those_that_may_go_are_counted_in_and_the_others_are_not() -> None:
 )
 def test_who_comes_later_stands_behind_the_oldest_that_was_left(parts: list[Part], oldest: datetime | None) -> None:
     before = deployment(oldest_waiting=NOON - timedelta(days=1))
-    assert lined_up(before, decided(parts)) == deployment(oldest_waiting=oldest)
+    assert record_queue_head(before, decided(parts)) == deployment(oldest_waiting=oldest)
 
 
 @pytest.mark.parametrize(
@@ -292,7 +292,7 @@ def test_a_count_is_believed_for_two_minutes(counted_at: datetime | None, fresh:
     ids=["nothing was counted", "counted by us", "told by the service", "never below nothing", "as they were counted"],
 )
 def test_the_tokens_of_a_batch_that_has_ended_count_no_more(known: Deployment, expected: Deployment) -> None:
-    assert ended(known, waiting(30)) == expected
+    assert release_tokens(known, waiting(30)) == expected
 
 
 # What the headers teach
@@ -301,7 +301,7 @@ def test_the_tokens_of_a_batch_that_has_ended_count_no_more(known: Deployment, e
 def after_create(
     known: Deployment, estimate: int = LEARNING_TOKENS, *, enqueued: int | None, limit: int | None = None
 ) -> Deployment:
-    return told(known, estimate=estimate, enqueued=enqueued, limit=limit, now=NOON)
+    return record_headers(known, estimate=estimate, enqueued=enqueued, limit=limit, now=NOON)
 
 
 def test_the_service_s_count_and_limit_replace_ours() -> None:
@@ -385,7 +385,7 @@ def test_the_correction_comes_to_what_the_service_really_counts(start: float, re
 def refusals_in_a_row(count: int) -> list[Deployment]:
     known, now, told = deployment(), NOON, []
     for _ in range(count):
-        known = refused(known, waiting(10), first_wait=FIRST_WAIT, now=now)
+        known = record_refusal(known, waiting(10), first_wait=FIRST_WAIT, now=now)
         told.append(known)
         assert known.not_before is not None
         now = known.not_before
@@ -403,18 +403,18 @@ def test_each_refusal_counts() -> None:
 
 def test_batches_that_are_refused_together_count_once() -> None:
     part = waiting(10)
-    first = refused(deployment(), part, first_wait=FIRST_WAIT, now=NOON)
-    assert refused(first, part, first_wait=FIRST_WAIT, now=NOON) == first
-    assert refused(first, part, first_wait=FIRST_WAIT, now=NOON + FIRST_WAIT - timedelta(seconds=1)) == first
-    assert refused(first, part, first_wait=FIRST_WAIT, now=NOON + FIRST_WAIT) != first
+    first = record_refusal(deployment(), part, first_wait=FIRST_WAIT, now=NOON)
+    assert record_refusal(first, part, first_wait=FIRST_WAIT, now=NOON) == first
+    assert record_refusal(first, part, first_wait=FIRST_WAIT, now=NOON + FIRST_WAIT - timedelta(seconds=1)) == first
+    assert record_refusal(first, part, first_wait=FIRST_WAIT, now=NOON + FIRST_WAIT) != first
 
 
 def test_the_tokens_of_batches_that_are_refused_count_no_more() -> None:
     two = [waiting(30, number=1), waiting(50, number=2)]
-    known = reserved(deployment(), decided(two), enqueued=20, now=NOON)
+    known = reserve(deployment(), decided(two), enqueued=20, now=NOON)
     assert known.enqueued == 100
     for part in two:
-        known = refused(known, part, first_wait=FIRST_WAIT, now=NOON)
+        known = record_refusal(known, part, first_wait=FIRST_WAIT, now=NOON)
     assert (known.enqueued, known.refusals) == (20, 1)
 
 
@@ -431,9 +431,9 @@ def test_the_tokens_of_batches_that_are_refused_count_no_more() -> None:
 def test_refusals_are_forgotten_when_a_batch_created_after_them_runs(
     known: Deployment, created: timedelta, forgotten: bool
 ) -> None:
-    assert took(known, NOON + created) == (deployment() if forgotten else known)
+    assert clear_backoff(known, NOON + created) == (deployment() if forgotten else known)
 
 
 def test_a_batch_that_runs_changes_nothing_where_nothing_was_refused() -> None:
     known = deployment(limit=100, enqueued=5, counted_at=NOON)
-    assert took(known, NOON) == known
+    assert clear_backoff(known, NOON) == known

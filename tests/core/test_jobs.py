@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch_fn.core.batches import ServiceBatch, ServiceError, failed_for_good
-from batch_fn.core.jobs import IllegalMoveError, Outcome, PartState, Usage, estimated_tokens, outcome
+from batch_fn.core.jobs import InvalidTransitionError, Outcome, PartState, Usage, estimated_tokens, outcome
 from batch_fn.core.names import BLOB_NAME_LIMIT, FILE_NAME, SEGMENT_LIMIT, job_id, new_bundle_id, result_path
 from batch_fn.core.report import service_findings
 from batch_fn.validation.findings import Finding
@@ -135,10 +135,12 @@ def test_a_part_makes_only_the_allowed_moves(state: PartState, to: PartState) ->
     part = a_part(state=state, claims=1)
     due = NOON + timedelta(minutes=1)
     if to in MAY_FOLLOW[state].split():
-        assert part.moved(to, due, claims=2) == a_part(state=to, due=due, claims=2)
+        assert part.with_state(to, due, claims=2) == a_part(state=to, due=due, claims=2)
     else:
-        with pytest.raises(IllegalMoveError, match=f"part-00001-01 of job {JOB_ID} may not go from {state} to {to}"):
-            part.moved(to, due)
+        with pytest.raises(
+            InvalidTransitionError, match=f"part-00001-01 of job {JOB_ID} may not go from {state} to {to}"
+        ):
+            part.with_state(to, due)
 
 
 def test_a_part_s_file_is_known_by_its_name() -> None:

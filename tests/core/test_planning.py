@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from batch_fn.core.jobs import Part, PartState, Source, estimated_tokens
+from batch_fn.core.jobs import InputRange, Part, PartState, estimated_tokens
 from batch_fn.core.planning import Limits, Planner, next_attempt, split
 from batch_fn.validation.check import check
 from batch_fn.validation.findings import Finding
@@ -212,7 +212,7 @@ def test_a_new_part_waits_from_now_on_for_its_deployment() -> None:
         due=DUE,
         deployment=DEPLOYMENT,
         url="/chat/completions",
-        source=Source(
+        source=InputRange(
             container="batch-input",
             name="monday.jsonl",
             offset=0,
@@ -264,7 +264,7 @@ def test_the_pieces_keep_the_part_s_place_in_the_line_and_its_attempt() -> None:
         attempt=2,
         number=3,
         waiting_since=NOON - timedelta(hours=5),
-        source=Source(container="batch-work", name="x.again", picked=True, fill=True, length=None),
+        source=InputRange(container="batch-work", name="x.again", picked=True, fill=True, length=None),
     )
     lines = b'4\t{"body":{}}\n9\t{"body":{}}\n'
     pieces = split(part, [lines], Limits(1, 1), max_line_bytes=99, first_number=4, most=98, due=DUE)
@@ -291,7 +291,7 @@ def test_where_there_may_be_no_more_pieces_the_last_one_takes_the_rest() -> None
 def test_a_split_of_picked_lines_keeps_each_line_and_its_number(content: bytes, limits: Limits) -> None:
     some = lines_of(content)[::2]
     blob = b"".join(b"%d\t%b\n" % line for line in some)
-    part = a_part(source=Source(container="batch-work", name="x.again", picked=True))
+    part = a_part(source=InputRange(container="batch-work", name="x.again", picked=True))
     pieces = split(part, [blob], limits, max_line_bytes=MAX_LINE, first_number=2, most=98, due=DUE)
     kept = [raw.split(b"\t", 1) for piece in pieces for _, raw in lines_of(bytes_of(piece, blob))]
     assert [Sent(int(number), raw) for number, raw in kept] == some
@@ -316,11 +316,11 @@ def test_the_next_attempt_starts_afresh_with_the_picked_lines(bundles: bool) -> 
         claims=4,
         refused=("batch_0",),
         output_file_id="file-2",
-        creating_at=NOON,
+        create_intent_at=NOON,
         bundle="20261122T032151Z-0123456789",
         bundles=not bundles,
     )
-    picked = Source(container="batch-work", name="x.again", picked=True)
+    picked = InputRange(container="batch-work", name="x.again", picked=True)
     later = NOON + timedelta(hours=1)
     following = next_attempt(
         part, source=picked, requests=2, size=5_000, characters=4_000, now=later, due=DUE, bundles=bundles

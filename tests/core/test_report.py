@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from batch_fn.core.jobs import Estimate, JobState, Outcome, Part, PartState, Usage, Wait
-from batch_fn.core.report import report, stamp
+from batch_fn.core.report import report, to_iso
 from batch_fn.validation.findings import Finding
 from tests.conftest import JOB_ID, NOON, a_job, a_part
 
@@ -140,7 +140,7 @@ def test_a_retried_job_tells_what_was_before_as_well() -> None:
     former = written([FIRST])
     job = msgspec.structs.replace(JOB, retried_at=NOON + timedelta(days=1), finished_at=NOON + timedelta(days=2))
     facts: dict[str, Any] = {"status": Outcome.SUCCEEDED, "succeeded": 10, "failed": 0, "findings": []}
-    document = report(job, **facts, finding_count=0, outputs=PLACES, parts=[SECOND], former=former)
+    document = report(job, **facts, finding_count=0, outputs=PLACES, parts=[SECOND], previous_report=former)
     told = msgspec.json.decode(msgspec.json.encode(document))
     assert [batch["id"] for batch in told["batches"]] == ["batch_1", "batch_2"]
     assert told["waits"] == former["waits"]
@@ -181,7 +181,7 @@ def test_what_goes_again_by_a_retry_adds_to_the_estimate(
     job = msgspec.structs.replace(JOB, estimate=now)
     former = written([FIRST]) | {"estimate": before and msgspec.to_builtins(before)}
     facts: dict[str, Any] = {"status": Outcome.FAILED, "succeeded": 0, "failed": 10, "findings": []}
-    document = report(job, **facts, finding_count=0, outputs=PLACES, former=former)
+    document = report(job, **facts, finding_count=0, outputs=PLACES, previous_report=former)
     assert document["estimate"] == (told and Estimate(*told))
 
 
@@ -241,4 +241,4 @@ def test_a_part_that_never_became_a_batch_is_no_batch_but_its_wait_is_told() -> 
     ],
 )
 def test_times_are_told_in_utc_to_the_second(time: datetime | None, text: str | None) -> None:
-    assert stamp(time) == text
+    assert to_iso(time) == text

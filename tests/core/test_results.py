@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch_fn.core.jobs import Usage
-from batch_fn.core.results import Final, Result, Verdict, merge, no_response, pack, read_result, unpack
+from batch_fn.core.results import FinalResult, Result, Verdict, merge, no_response, pack, read_result, unpack
 from batch_fn.validation.requests import custom_id_of, with_custom_id
 from tests.conftest import PAYLOADS
 
 finals = st.builds(
-    Final, st.integers(1, 10**6), st.booleans(), st.binary(max_size=60).map(lambda raw: raw.replace(b"\n", b"\t"))
+    FinalResult, st.integers(1, 10**6), st.booleans(), st.binary(max_size=60).map(lambda raw: raw.replace(b"\n", b"\t"))
 )
 
 
@@ -194,7 +194,7 @@ def test_a_request_without_a_response_gets_an_errors_line_that_is_final() -> Non
 
 
 @given(finals)
-def test_what_is_packed_is_unpacked_the_same_with_and_without_its_line_end(final: Final) -> None:
+def test_what_is_packed_is_unpacked_the_same_with_and_without_its_line_end(final: FinalResult) -> None:
     packed = pack(final)
     assert packed.count(b"\n") == 1
     assert packed.endswith(b"\n")
@@ -204,9 +204,9 @@ def test_what_is_packed_is_unpacked_the_same_with_and_without_its_line_end(final
 
 @given(st.lists(finals, unique_by=lambda final: final.line), st.integers(1, 5), st.randoms())
 def test_merging_gives_every_result_of_every_part_once_in_the_drop_s_order(
-    results: list[Final], count: int, random: Any
+    results: list[FinalResult], count: int, random: Any
 ) -> None:
-    parts: list[list[Final]] = [[] for _ in range(count)]
+    parts: list[list[FinalResult]] = [[] for _ in range(count)]
     for result in sorted(results, key=lambda final: final.line):
         random.choice(parts).append(result)
     firsts = [random.randint(1, part[0].line) if part else 1 for part in parts]
@@ -216,10 +216,10 @@ def test_merging_gives_every_result_of_every_part_once_in_the_drop_s_order(
 def test_results_are_not_asked_for_before_their_first_line_has_its_turn() -> None:
     asked: list[int] = []
 
-    def part(first_line: int) -> Iterator[Final]:
+    def part(first_line: int) -> Iterator[FinalResult]:
         asked.append(first_line)
-        yield Final(first_line, True, b"{}")
-        yield Final(first_line + 1, True, b"{}")
+        yield FinalResult(first_line, True, b"{}")
+        yield FinalResult(first_line + 1, True, b"{}")
 
     merged = merge((first_line, part(first_line)) for first_line in (1, 3, 5))
     assert [(next(merged).line, len(asked)) for _ in range(6)] == [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3), (6, 3)]

@@ -10,7 +10,7 @@ from batch_fn.app import App
 from batch_fn.core.errors import JobFinishedError, NoSuchJobError
 from batch_fn.core.jobs import Job
 from batch_fn.steps.cancelling import cancel
-from batch_fn.storage.rows import Finished
+from batch_fn.storage.rows import FinishedJob
 from devkit.azure_openai.process import AzureOpenAI
 from tests.end_to_end.bench import Bench, Dropped, wait_for
 from tests.end_to_end.stories import answered, check_report, error_codes, jsonl, line, lines, statuses, went_well
@@ -77,7 +77,7 @@ def test_a_job_that_runs_keeps_what_was_answered_and_is_cancelled_once(
     assert statuses(report) == [(1, "cancelled")]
     assert answered(dropped) == report
     again = cancel(app, dropped.job_id)
-    assert isinstance(again, Finished)
+    assert isinstance(again, FinishedJob)
 
 
 def test_a_finished_or_unknown_job_is_not_cancelled(stack: Bench, app: App) -> None:
@@ -115,7 +115,7 @@ def test_one_in_a_bundle_that_is_not_sent_yet_is_cancelled_and_the_others_go(
 ) -> None:
     service.options(token_limits={"narrow": 1}, quota_headers=False)
     drops = _together(stack, "unsent", jsonl(line("one", body_model="narrow")))
-    wait_for(lambda: any(row.get("wait") for row in _carrier(stack, drops[0])), "the bundle to wait")
+    wait_for(lambda: any(row.get("wait") for row in _bundle_part(stack, drops[0])), "the bundle to wait")
     cancel(app, drops[0].job_id)
     assert stopped(drops[0])["batches"] == []
     service.options(token_limits={})
@@ -137,10 +137,10 @@ def _bundle(stack: Bench, member: Dropped) -> str:
     return next((row["bundle"] for row in stack.work(member.job_id) if row.get("bundle")), "")
 
 
-def _carrier(stack: Bench, member: Dropped) -> list[dict[str, Any]]:
+def _bundle_part(stack: Bench, member: Dropped) -> list[dict[str, Any]]:
     bundle = _bundle(stack, member)
     return [row for row in stack.work(bundle) if row["RowKey"] != "job"] if bundle else []
 
 
 def _runs(stack: Bench, member: Dropped) -> bool:
-    return any(row.get("batch_id") for row in _carrier(stack, member))
+    return any(row.get("batch_id") for row in _bundle_part(stack, member))

@@ -98,7 +98,7 @@ def test_a_running_job_is_shown_cancelled_and_retried(stack: Bench, service: Azu
     assert detail["times"]["finished"] is None
     assert detail["estimate"] == {"prompt_tokens": detail["batches"][0]["estimated_tokens"], "cost": None}
     assert detail["cost"] == 0, "so far"
-    assert ask(stack, f"jobs/{dropped.job_id}/retry", "POST")[1]["type"] == "urn:batch_fn:job-in-hand"
+    assert ask(stack, f"jobs/{dropped.job_id}/retry", "POST")[1]["type"] == "urn:batch_fn:job-active"
     [row] = ask(stack, "jobs", prefix="http-runs")[1]["jobs"]
     assert (row["status"], row["report"]) == ("accepted", None)
     status, detail = ask(stack, f"jobs/{dropped.job_id}/cancel", "POST")
@@ -220,7 +220,7 @@ def test_a_mistake_of_the_app_is_told_without_its_insides(stack: Bench) -> None:
         status, problem = ask(stack, "jobs")
     assert (status, problem["type"]) == (500, "urn:batch_fn:internal")
     assert "ValidationError" not in json.dumps(problem)
-    assert re.search(r"request_broke.*/api/jobs.*ValidationError.*ledger.py", stack.host.log_text())
+    assert re.search(r"request_broke.*/api/jobs.*ValidationError.*tables.py", stack.host.log_text())
     assert ask(stack, "jobs")[0] == 200
 
 

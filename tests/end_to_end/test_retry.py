@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from batch_fn.app import App
-from batch_fn.core.errors import JobInHandError, NoSuchJobError, NothingToRetryError
+from batch_fn.core.errors import JobActiveError, NoSuchJobError, NothingToRetryError
 from batch_fn.steps.cancelling import cancel
 from batch_fn.steps.retrying import retry
 from devkit.azure_openai.process import AzureOpenAI
@@ -143,6 +143,6 @@ def test_there_is_nothing_to_retry(stack: Bench, app: App, service: AzureOpenAI)
     service.options(in_progress_seconds=2_000)
     good = stack.drop("retry/good.jsonl", jsonl(*lines(2)))
     good.batches()
-    with pytest.raises(JobInHandError):
+    with pytest.raises(JobActiveError):
         retry(app, good.job_id)
     assert whole(good)["status"] == "succeeded"

@@ -18,28 +18,39 @@ from azure.core.exceptions import HttpResponseError, ResourceNotFoundError, Serv
 from batch_fn.app import App
 from batch_fn.core.admission import Deployment
 from batch_fn.core.batches import (
+    CreateOutcomeUnknownError,
     Enqueued,
-    FileGoneError,
     FileQuotaError,
-    RefusedError,
+    NotFoundError,
+    PermanentServiceError,
     ServiceBatch,
     ServiceError,
-    ServiceTroubleError,
     TokenLimitError,
-    UnansweredError,
+    TransientServiceError,
 )
 from batch_fn.core.jobs import Job, Part
 from batch_fn.storage.blob_streams import ANY_VERSION, CHUNK_BYTES, BlobChangedError
 from batch_fn.storage.blobs import Drop, DropGoneError
-from batch_fn.storage.queues import Errand
-from batch_fn.storage.rows import JOB_ROW, Change, ConflictError, Finished, Glance, Held, Spent, Work, place
-from batch_fn.storage.tables import HISTORY_PAGE, Row
+from batch_fn.storage.queues import Message
+from batch_fn.storage.rows import (
+    JOB_ROW,
+    ActiveJob,
+    Change,
+    ConflictError,
+    FinishedJob,
+    FinishedSummary,
+    FinishedUsage,
+    Row,
+    Stored,
+    history_key,
+)
+from batch_fn.storage.tables import HISTORY_PAGE
 from tests.model.world import (
     SETTINGS,
     UNKNOWN_DEPLOYMENT,
     Batch,
     Line,
-    Message,
+    QueuedMessage,
     Weather,
     World,
     blob_at,
@@ -98,10 +109,10 @@ class _StorageHand(_Hand):
 
 
 class FakeLedger(_StorageHand):
-    """Table storage, as batch_fn.ledger.Ledger."""
+    """Table storage, as batch_fn.tables.Ledger."""
 
     @writes
-    def begin(self, job: Job) -> Held[Job]:
+    def insert_if_absent(self, job: Job) -> Stored[Job]:
         rows = self.world.rows.setdefault(job.job_id, {})
         if JOB_ROW not in rows:
             if not job.bundle:
@@ -109,40 +120,40 @@ class FakeLedger(_StorageHand):
             self._put(job)
         row, etag = rows[JOB_ROW]
         assert isinstance(row, Job)
-        return Held(row, etag)
+        return Stored(row, etag)
 
     @reads
-    def finished(self, job_id: str) -> Finished | None:
+    def finished(self, job_id: str) -> FinishedJob | None:
         return self.world.history.get(job_id)
 
     @reads
-    def work(self, job_id: str) -> Work | None:
+    def active_job(self, job_id: str) -> ActiveJob | None:
         rows = self.world.rows.get(job_id, {})
         job = self.world.job_in_hand(job_id)
         run = job.attempts_before if job else 0
         parts = [
-            Held(row, etag)
+            Stored(row, etag)
             for _, (row, etag) in sorted(rows.items())
             if isinstance(row, Part) and row.attempts_before == run
         ]
-        return Work(Held(job, rows[JOB_ROW][1]), parts) if job else None
+        return ActiveJob(Stored(job, rows[JOB_ROW][1]), parts) if job else None
 
     @reads
-    def due(self, now: datetime) -> Iterator[Held[Job] | Held[Part]]:
+    def due(self, now: datetime) -> Iterator[Stored[Job] | Stored[Part]]:
         held = [each for rows in self.world.rows.values() for each in rows.values()]
         for row, etag in held:
             if row.due is not None and row.due <= now:
-                yield cast(Held[Job] | Held[Part], Held(row, etag))
+                yield cast(Stored[Job] | Stored[Part], Stored(row, etag))
 
     @reads
-    def jobs_in_hand(self) -> Iterator[Job]:
+    def active_jobs(self) -> Iterator[Job]:
         for job_id in list(self.world.rows):
             job = self.world.job_in_hand(job_id)
             if job is not None:
                 yield job
 
     @reads
-    def history[T: Finished | Glance | Spent](
+    def history[T: FinishedJob | FinishedSummary | FinishedUsage](
         self,
         kind: type[T],
         *,
@@ -151,10 +162,10 @@ class FakeLedger(_StorageHand):
         until: datetime | None = None,
         page: int = HISTORY_PAGE,  # noqa: ARG002 - there are no calls to save
     ) -> Iterator[T]:
-        for finished in sorted(self.world.history.values(), key=lambda each: place(each.job_id)):
+        for finished in sorted(self.world.history.values(), key=lambda each: history_key(each.job_id)):
             dropped = finished.dropped_at
             if (
-                (after is None or place(finished.job_id) > place(after))
+                (after is None or history_key(finished.job_id) > history_key(after))
                 and (since is None or dropped >= since)
                 and (until is None or dropped <= until)
             ):
@@ -167,18 +178,18 @@ class FakeLedger(_StorageHand):
         )
 
     @reads
-    def parts_in_hand(self) -> Iterator[Part]:
+    def active_parts(self) -> Iterator[Part]:
         yield from (part for part in self.world.parts() if part.state in {"waiting", "open", "claimed"})
 
     @reads
-    def bundleable(self, part: Part) -> Iterator[Held[Part]]:
+    def bundleable(self, part: Part) -> Iterator[Stored[Part]]:
         for held in self._held_parts():
             row = held.row
             if row.bundles and row.state == "waiting" and (row.deployment, row.url) == (part.deployment, part.url):
                 yield held
 
     @reads
-    def riders(self, bundle_id: str) -> Iterator[Held[Part]]:
+    def bundle_members(self, bundle_id: str) -> Iterator[Stored[Part]]:
         for held in self._held_parts():
             if held.row.state == "bundled" and held.row.bundle == bundle_id:
                 yield held
@@ -192,7 +203,7 @@ class FakeLedger(_StorageHand):
         yield from (deployment for deployment, _ in self.world.deployments.values())
 
     @writes
-    def note_tick(self, at: datetime) -> None:
+    def record_tick(self, at: datetime) -> None:
         self.world.ticked_at = at
 
     @reads
@@ -200,7 +211,7 @@ class FakeLedger(_StorageHand):
         return self.world.ticked_at
 
     @writes
-    def note_deployment(self, name: str, change: Callable[[Deployment], Deployment]) -> Deployment:
+    def update_deployment(self, name: str, change: Callable[[Deployment], Deployment]) -> Deployment:
         while True:
             known, etag = self._deployment(name)
             new = change(known)  # which may make calls of its own, and be held up in one
@@ -211,9 +222,9 @@ class FakeLedger(_StorageHand):
                 return new
 
     @writes
-    def update[T: Row](self, held: Held[T], row: T) -> Held[T]:
+    def update[T: Row](self, held: Stored[T], row: T) -> Stored[T]:
         self._check(Change(held.row, held.etag))
-        return Held(row, self._put(row))
+        return Stored(row, self._put(row))
 
     @writes
     def change(self, changes: Iterable[Change]) -> None:
@@ -234,7 +245,7 @@ class FakeLedger(_StorageHand):
             self._put(each.row)
 
     @writes
-    def finish(self, finished: Finished) -> None:
+    def finish(self, finished: FinishedJob) -> None:
         if not self.world.job_reported(finished.job_id):
             self.world.breaks(f"{finished.job_id} entered the history before its report was there")
         known = self.world.history.get(finished.job_id)
@@ -243,7 +254,7 @@ class FakeLedger(_StorageHand):
         self.world.history[finished.job_id] = finished
 
     @writes
-    def forget(self, work: Work) -> None:
+    def delete_active(self, work: ActiveJob) -> None:
         job_id = work.job.row.job_id
         if work.job.row.bundle:
             self._check_bundle(work.job.row)
@@ -263,7 +274,7 @@ class FakeLedger(_StorageHand):
             self.world.rows.pop(job_id, None)
 
     @writes
-    def sweep(self, finished: Finished) -> None:
+    def delete_orphaned_parts(self, finished: FinishedJob) -> None:
         job_id = finished.job_id
         if job_id not in self.world.history:
             self.world.breaks(f"{job_id} was swept away before it was in the history")
@@ -274,9 +285,9 @@ class FakeLedger(_StorageHand):
         if not rows:
             self.world.rows.pop(job_id, None)
 
-    def _held_parts(self) -> list[Held[Part]]:
+    def _held_parts(self) -> list[Stored[Part]]:
         held = [each for rows in self.world.rows.values() for each in rows.values()]
-        return [Held(row, etag) for row, etag in held if isinstance(row, Part)]
+        return [Stored(row, etag) for row, etag in held if isinstance(row, Part)]
 
     def _check_bundle(self, bundle: Job) -> None:
         """A bundle is about to be forgotten: nobody may ride in it any more."""
@@ -317,12 +328,12 @@ class FakeContainers(_StorageHand):
     """Blob storage, as batch_fn.containers.Containers."""
 
     @reads
-    def drop(self, client: FakeBlobClient) -> Drop | None:
-        blob = self.world.inbox().get(client.blob_name)
+    def drop(self, name: str) -> Drop | None:
+        blob = self.world.inbox().get(name)
         if blob is None:
             return None
         container = SETTINGS.input_container
-        return Drop(container, client.blob_name, blob.etag, len(blob.content), blob.last_modified, blob.metadata)
+        return Drop(container, name, blob.etag, len(blob.content), blob.last_modified, blob.metadata)
 
     @reads
     def inbox(self) -> Iterator[Drop]:
@@ -346,7 +357,7 @@ class FakeContainers(_StorageHand):
         return blob.content[piece]
 
     @writes
-    def keep(self, container: str, name: str, etag: str, path: str) -> None:
+    def archive(self, container: str, name: str, etag: str, path: str) -> None:
         if (SETTINGS.archive_container, f"{path}.jsonl") in self.world.blobs:
             return
         blob = self.world.blobs.get((container, name))
@@ -373,11 +384,11 @@ class FakeContainers(_StorageHand):
         self.world.loses(name)
         self.world.blobs.pop((container, name), None)
 
-    def kept(self, path: str) -> str:
+    def archive_path(self, path: str) -> str:
         return f"{SETTINGS.archive_container}/{path}.jsonl"
 
     @writes
-    def take_out(self, container: str, name: str, etag: str) -> None:
+    def delete_from_inbox(self, container: str, name: str, etag: str) -> None:
         blob = self.world.blobs.get((container, name))
         if blob is not None and blob.etag == etag:
             self.world.inbox_loses(name, blob)
@@ -410,7 +421,7 @@ class FakeContainers(_StorageHand):
         with self.writer(container, name) as writer:
             for piece in content:
                 writer.write(piece)
-        return writer.place
+        return writer.history_key
 
     def write_report(self, path: str, report: Any, over: str | None = ANY_VERSION) -> str:
         self._put(SETTINGS.reports_container, f"{path}.json", msgspec.json.encode(report), over)
@@ -467,7 +478,7 @@ class FakeWriter:
         self.version: str | None = None
 
     @property
-    def place(self) -> str | None:
+    def history_key(self) -> str | None:
         return f"{self._container}/{self._name}" if self.lines else None
 
     def write(self, line: bytes) -> None:
@@ -491,15 +502,15 @@ class FakeQueues(_StorageHand):
 
     @writes
     def drop(self, job_id: str, name: str) -> None:
-        self._send("drop", Errand(job_id, name=name))
+        self._send("drop", Message(job_id, name=name))
 
     @writes
     def submit(self, job_id: str, part: str, delay: int = 0) -> None:
-        self._send("submit", Errand(job_id, part=part), delay)
+        self._send("submit", Message(job_id, part=part), delay)
 
     @writes
     def collect(self, job_id: str) -> None:
-        self._send("collect", Errand(job_id))
+        self._send("collect", Message(job_id))
 
     @writes
     def completed(self, job_id: str, status: str, report: str) -> None:
@@ -509,9 +520,9 @@ class FakeQueues(_StorageHand):
             self.world.breaks(f"{job_id} was said to be done, and {report} does not say so")
         self.world.completed.append(job_id)
 
-    def _send(self, queue: str, errand: Errand, delay: int = 0) -> None:
+    def _send(self, queue: str, message: Message, delay: int = 0) -> None:
         visible_at = self.world.now + timedelta(seconds=delay)
-        self.world.messages.append(Message(queue, msgspec.json.encode({"job": errand}), visible_at))
+        self.world.messages.append(QueuedMessage(queue, msgspec.json.encode({"job": message}), visible_at))
 
 
 class FakeService(_Hand):
@@ -520,10 +531,14 @@ class FakeService(_Hand):
     once = frozenset({"upload", "create"})
 
     def busy(self) -> Exception:
-        return ServiceTroubleError("HTTP 429", retry_after=20.0)
+        return TransientServiceError("HTTP 429", retry_after=20.0)
 
     def lost(self, name: str) -> Exception:
-        return UnansweredError("no answer") if name == "create" else ServiceTroubleError("no answer", undecided=True)
+        return (
+            CreateOutcomeUnknownError("no answer")
+            if name == "create"
+            else TransientServiceError("no answer", outcome_unknown=True)
+        )
 
     @writes
     def upload(self, name: str, content: IO[bytes]) -> str:
@@ -577,7 +592,7 @@ class FakeService(_Hand):
         if not len(requests) == len(lines) == len(set(lines.values())) == part.requests:
             self.world.breaks(f"{part.file_name} has not its requests, each once")
         if part.deployment == UNKNOWN_DEPLOYMENT:
-            raise RefusedError(ServiceError("model_not_found", "There is no such deployment."))
+            raise PermanentServiceError(ServiceError("model_not_found", "There is no such deployment."))
         tokens = sum(len(json.dumps(request["body"])) for request in requests) // 4
         limit = self.world.token_limit
         if Weather.NO_TOKENS in self.world.weather or (limit and self.world.tokens_enqueued() + tokens > limit):
@@ -623,13 +638,13 @@ class FakeService(_Hand):
 
     def _file(self, file_id: str) -> bytes:
         if file_id not in self.world.files:
-            raise FileGoneError(file_id)
+            raise NotFoundError(file_id)
         return self.world.files[file_id].content
 
     def _blob(self, url: str) -> bytes:
         if blob_at(url) not in self.world.blobs:
             self.world.breaks(f"the service was sent to {url}, where there is nothing")
-            raise FileGoneError(url)
+            raise NotFoundError(url)
         return self.world.blobs[blob_at(url)].content
 
     def _listed(self) -> Iterator[Batch]:
@@ -643,7 +658,7 @@ def new_process(world: World) -> App:
     """Return an app as a process that has just started has it: with hands of its own, and nothing else."""
     app = App(world.settings)
     app.__dict__.update(
-        ledger=FakeLedger(world),
+        tables=FakeLedger(world),
         containers=FakeContainers(world),
         queues=FakeQueues(world),
         service=FakeService(world),

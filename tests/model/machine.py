@@ -20,21 +20,21 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from batch_fn.app import App
-from batch_fn.core.batches import ServiceTroubleError
-from batch_fn.core.errors import JobFinishedError, JobInHandError, NothingToRetryError
+from batch_fn.core.batches import TransientServiceError
+from batch_fn.core.errors import JobActiveError, JobFinishedError, NothingToRetryError
 from batch_fn.core.jobs import Job
-from batch_fn.core.report import stamp
+from batch_fn.core.report import to_iso
 from batch_fn.runtime import clock
 from batch_fn.steps import polling, submission
 from batch_fn.steps.cancelling import cancel
 from batch_fn.steps.collection import collect
-from batch_fn.steps.intake import take_in
-from batch_fn.steps.poison import poisoned_errand
+from batch_fn.steps.intake import ingest
+from batch_fn.steps.poison import poisoned_message
 from batch_fn.steps.polling import tick
-from batch_fn.steps.resume import take_in_found
-from batch_fn.steps.retrying import FormerBlobsError, retry
+from batch_fn.steps.resume import resume
+from batch_fn.steps.retrying import InconsistentResultsError, retry
 from batch_fn.steps.submission import submit
-from batch_fn.storage.queues import read_errand
+from batch_fn.storage.queues import parse_message
 from batch_fn.storage.rows import ConflictError
 from tests.model.fakes import TRANSACTION_LIMIT, new_process
 from tests.model.faults import Death, Fate, Strand, Turn
@@ -47,7 +47,7 @@ from tests.model.world import (
     Batch,
     End,
     Line,
-    Message,
+    QueuedMessage,
     Weather,
     World,
 )
@@ -172,7 +172,7 @@ class Pipeline(RuleBasedStateMachine):
 
         def step(app: App) -> None:
             asked_at = self.world.now
-            with contextlib.suppress(JobInHandError, NothingToRetryError):
+            with contextlib.suppress(JobActiveError, NothingToRetryError):
                 retried_at = retry(app, job_id).retried_at
                 assert retried_at is not None
                 # Another's that was asked for later may have been done already, and is as good.
@@ -202,8 +202,8 @@ class Pipeline(RuleBasedStateMachine):
                 self.world.messages.remove(message)
             case Delivery.POISONED:
                 self.world.messages.remove(message)
-                self.world.poisoned.add(read_errand(message.body).job_id)
-                self._run(lambda app: poisoned_errand(app, message.body), turn)
+                self.world.poisoned.add(parse_message(message.body).job_id)
+                self._run(lambda app: poisoned_message(app, message.body), turn)
 
     @rule(luck=lucks(10))
     def the_timer_ticks(self, luck: Luck) -> None:
@@ -307,14 +307,14 @@ class Pipeline(RuleBasedStateMachine):
             finished = world.history[job_id]
             path = world.begun[job_id].path
             report = json.loads(world.blobs[SETTINGS.reports_container, f"{path}.json"].content)
-            if report["times"]["retried"] == stamp(retried_at) and job_id not in world.poisoned:
+            if report["times"]["retried"] == to_iso(retried_at) and job_id not in world.poisoned:
                 assert finished.status in {"cancelled", "rejected"}, f"{job_id} was cancelled, and is {finished.status}"
         for job_id, retried_at in self.retried.items():
             path = world.begun[job_id].path
             report = json.loads(world.blobs[SETTINGS.reports_container, f"{path}.json"].content)
             if job_id not in world.poisoned:
                 again = report["times"]["retried"] or ""
-                assert again >= str(stamp(retried_at)), f"{job_id} was retried, and has no new report"
+                assert again >= str(to_iso(retried_at)), f"{job_id} was retried, and has no new report"
         assert not world.files, f"left at the service: {[file.name for file in world.files.values()]}"
         left = [name for container, name in world.blobs if container == SETTINGS.work_container]
         assert not left, f"left in the work container: {left}"
@@ -358,12 +358,12 @@ class Pipeline(RuleBasedStateMachine):
         else:
             strand.go_on()
 
-    def _deliver(self, message: Message, turn: Turn) -> None:
+    def _deliver(self, message: QueuedMessage, turn: Turn) -> None:
         """Deliver a message; it leaves the queue when its step has come to its end."""
         if self._run(_errand(message), turn):
             self.world.messages.remove(message)
 
-    def _visible(self) -> list[Message]:
+    def _visible(self) -> list[QueuedMessage]:
         """Return the messages that the host may deliver by now."""
         return [message for message in self.world.messages if message.visible_at <= self.world.now]
 
@@ -445,17 +445,17 @@ def _event(name: str) -> Step:
     """Return the step that the event of a drop calls for."""
 
     def step(app: App) -> None:
-        take_in(app, app.containers.drop_client(name))
+        ingest(app, name)
 
     return step
 
 
-def _errand(message: Message) -> Step:
+def _errand(message: QueuedMessage) -> Step:
     """Return the step that a message calls for."""
-    errand = read_errand(message.body)
+    errand = parse_message(message.body)
     match message.queue:
         case "drop":
-            return partial(take_in_found, errand=errand)
+            return partial(resume, message=errand)
         case "submit":
             return partial(submit, job_id=errand.job_id, key=errand.part)
         case _:
@@ -474,7 +474,7 @@ def _may_be_raised(error: Exception) -> bool:
     """Return whether a step that met bad luck may let that error out, for the host to try again."""
     if isinstance(error, ExceptionGroup):
         return all(map(_may_be_raised, error.exceptions))
-    return isinstance(error, AzureError | ServiceTroubleError | ConflictError | FormerBlobsError)
+    return isinstance(error, AzureError | TransientServiceError | ConflictError | InconsistentResultsError)
 
 
 def _lines(world: World, container: str, path: str, place: str | None) -> list[bytes]:

@@ -6,9 +6,9 @@ import pytest
 
 from batch_fn.azure_openai.client import OpenAIBatches
 from batch_fn.storage.blob_streams import Writer
-from batch_fn.storage.blobs import Containers
+from batch_fn.storage.blobs import Blobs
 from batch_fn.storage.queues import Queues
-from batch_fn.storage.tables import Ledger
+from batch_fn.storage.tables import Tables
 from tests.model.fakes import FakeContainers, FakeLedger, FakeQueues, FakeService, FakeWriter
 
 HOW_FAKES_FAIL = {"busy", "lost", "once"}
@@ -18,8 +18,8 @@ HOW_HANDS_ARE_MADE = {"connect"}
 @pytest.mark.parametrize(
     ("real", "fake"),
     [
-        (Ledger, FakeLedger),
-        (Containers, FakeContainers),
+        (Tables, FakeLedger),
+        (Blobs, FakeContainers),
         (Writer, FakeWriter),
         (Queues, FakeQueues),
         (OpenAIBatches, FakeService),

@@ -11,11 +11,11 @@ import pytest
 from azure.core.exceptions import ResourceNotFoundError
 
 from batch_fn.core.admission import Deployment
-from batch_fn.core.errors import JobInHandError
+from batch_fn.core.errors import JobActiveError
 from batch_fn.core.jobs import Job, JobState, Part, PartState
 from batch_fn.steps.retrying import retry
 from batch_fn.steps.submission import submit
-from batch_fn.storage.rows import JOB_ROW, Change, Held
+from batch_fn.storage.rows import JOB_ROW, Change, Stored
 from tests.model import machine
 from tests.model.fakes import FakeLedger, new_process
 from tests.model.faults import Fate
@@ -251,11 +251,11 @@ def test_a_part_is_split_into_more_pieces_than_fit_into_one_transaction(monkeypa
     """Those inserted ahead of it were sent where it could not be made, and their lines in another piece as well."""
     change = FakeLedger.change
 
-    def change_too_late(ledger: FakeLedger, changes: Iterable[Change]) -> None:
+    def change_too_late(tables: FakeLedger, changes: Iterable[Change]) -> None:
         monkeypatch.setattr(FakeLedger, "change", change)
-        row, etag = ledger.world.rows[job_id][JOB_ROW]
-        ledger.update(Held(row, etag), row)
-        ledger.change(changes)
+        row, etag = tables.world.rows[job_id][JOB_ROW]
+        tables.update(Stored(row, etag), row)
+        tables.change(changes)
 
     with _pipeline(LongParts) as pipeline:
         pipeline.world.deployments["gpt"] = Deployment(name="gpt", limit=25), "told before"
@@ -395,7 +395,7 @@ def test_a_job_whose_retry_is_done_and_not_yet_cleared_away_is_in_hand_still() -
         assert retry(new_process(pipeline.world), job_id).job_id == job_id, "it is under way"
         with mock.patch.object(FakeLedger, "forget"):
             _all_rides_home(pipeline)
-            with pytest.raises(JobInHandError):
+            with pytest.raises(JobActiveError):
                 retry(new_process(pipeline.world), job_id)
 
 
@@ -427,7 +427,7 @@ def test_a_job_is_cancelled_whose_create_was_lost(mode: type[Pipeline]) -> None:
                 pipeline.time_passes(seconds=20)
                 pipeline.a_message_comes(pick=0, how=Delivery.TWICE, luck=(fate, at))
                 (part,) = pipeline.world.parts()
-                if part.creating_at is None or part.batch_id or len(pipeline.world.batches) != made:
+                if part.create_intent_at is None or part.batch_id or len(pipeline.world.batches) != made:
                     continue
                 pipeline.a_user_cancels_a_job(pick=0, luck=None)
                 for _ in range(6):

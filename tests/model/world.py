@@ -14,10 +14,9 @@ from typing import Any, NamedTuple
 from batch_fn.core.admission import Deployment
 from batch_fn.core.batches import ServiceBatch, ServiceError
 from batch_fn.core.jobs import Job, Part
-from batch_fn.core.report import stamp
+from batch_fn.core.report import to_iso
 from batch_fn.settings import Settings
-from batch_fn.storage.rows import JOB_ROW, Finished
-from batch_fn.storage.tables import Row
+from batch_fn.storage.rows import JOB_ROW, FinishedJob, Row
 from tests.model.faults import Turn
 
 LIST_DELAY = timedelta(seconds=150)
@@ -110,7 +109,7 @@ class Line(NamedTuple):
         return cls(drop, custom_id)
 
 
-class Message(NamedTuple):
+class QueuedMessage(NamedTuple):
     """A message in a queue."""
 
     queue: str
@@ -194,13 +193,13 @@ class World:
 
         self.rows: dict[str, dict[str, tuple[Row, str]]] = {}
         """The work table: rows with their ETag, by job and row key."""
-        self.history: dict[str, Finished] = {}
+        self.history: dict[str, FinishedJob] = {}
         self.deployments: dict[str, tuple[Deployment, str]] = {}
         self.ticked_at: datetime | None = None
         self.begun: dict[str, Job] = {}
-        """Every job that ever was in the ledger, but for bundles."""
+        """Every job that ever was in the tables, but for bundles."""
 
-        self.messages: list[Message] = []
+        self.messages: list[QueuedMessage] = []
         self.retried: set[str] = set()
         """The jobs that were retried."""
         self.poisoned: set[str] = set()
@@ -263,7 +262,7 @@ class World:
         job = self.job_in_hand(job_id)
         if blob is None or job is None or job.retried_at is None:
             return blob is not None
-        return bool(json.loads(blob.content)["times"]["retried"] == stamp(job.retried_at))
+        return bool(json.loads(blob.content)["times"]["retried"] == to_iso(job.retried_at))
 
     def job_of(self, line: Line) -> str:
         """Return the id of the job that a line belongs to."""

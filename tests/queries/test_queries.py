@@ -16,10 +16,10 @@ from batch_fn.queries.deployments import list_deployments
 from batch_fn.queries.health import check_health
 from batch_fn.queries.job_detail import in_hand, progress, show_job, transitions
 from batch_fn.queries.job_list import list_jobs
-from batch_fn.queries.usage import daily_totals
+from batch_fn.queries.usage import daily_usage
 from batch_fn.runtime import clock
 from batch_fn.settings import Settings
-from batch_fn.storage.rows import Change, Finished
+from batch_fn.storage.rows import Change, FinishedJob
 from bench.counting import counted
 from devkit.azurite import Azurite
 from devkit.stack import provision
@@ -37,7 +37,7 @@ def job_at(time: datetime, digit: int = 0, **changes: object) -> Job:
     return a_job(job_id=f"{time:%Y%m%dT%H%M%SZ}-{digit:010x}", dropped_at=time, **changes)
 
 
-def finished_at(time: datetime, digit: int = 0, **changes: object) -> Finished:
+def finished_at(time: datetime, digit: int = 0, **changes: object) -> FinishedJob:
     return msgspec.structs.replace(
         FINISHED, job_id=f"{time:%Y%m%dT%H%M%SZ}-{digit:010x}", dropped_at=time, finished_at=time, **changes
     )
@@ -50,9 +50,9 @@ def days_ago(days: float) -> datetime:
 def test_of_a_hundred_jobs_each_is_on_one_page_and_the_last_dropped_comes_first(app: App) -> None:
     times = [days_ago(number / 7) for number in range(40)]
     for number, time in enumerate(times):
-        app.ledger.finish(finished_at(time, 2 * number))
-        app.ledger.begin(job_at(time, 2 * number + 1))  # in the same second
-    app.ledger.finish(finished_at(times[3], 7, status=Outcome.FAILED))  # comes back into hand, or has just left it
+        app.tables.finish(finished_at(time, 2 * number))
+        app.tables.insert_if_absent(job_at(time, 2 * number + 1))  # in the same second
+    app.tables.finish(finished_at(times[3], 7, status=Outcome.FAILED))  # comes back into hand, or has just left it
     seen, after = list[str](), None
     while True:
         page = list_jobs(app, limit=9, after=after)
@@ -68,11 +68,11 @@ def test_of_a_hundred_jobs_each_is_on_one_page_and_the_last_dropped_comes_first(
 
 
 def test_jobs_are_told_apart_by_status_name_and_time(app: App) -> None:
-    app.ledger.finish(finished_at(days_ago(1)))
-    app.ledger.finish(finished_at(days_ago(2), status=Outcome.REJECTED, name="other.jsonl"))
-    app.ledger.begin(job_at(days_ago(3), state=JobState.ACCEPTED))
-    app.ledger.begin(job_at(days_ago(4), state=JobState.ACCEPTED, cancelled=True))
-    app.ledger.begin(job_at(days_ago(5), bundle=True))
+    app.tables.finish(finished_at(days_ago(1)))
+    app.tables.finish(finished_at(days_ago(2), status=Outcome.REJECTED, name="other.jsonl"))
+    app.tables.insert_if_absent(job_at(days_ago(3), state=JobState.ACCEPTED))
+    app.tables.insert_if_absent(job_at(days_ago(4), state=JobState.ACCEPTED, cancelled=True))
+    app.tables.insert_if_absent(job_at(days_ago(5), bundle=True))
 
     def listed(**given: object) -> list[str]:
         return [row["status"] for row in list_jobs(app, **given).jobs]  # type: ignore[arg-type]
@@ -90,7 +90,7 @@ def test_jobs_are_told_apart_by_status_name_and_time(app: App) -> None:
 def test_a_page_looks_at_no_more_jobs_than_it_may(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("batch_fn.overview.SCANNED_ROWS", 3)
     for number in range(5):
-        app.ledger.finish(finished_at(days_ago(number), name="x.jsonl" if number == 4 else "y.jsonl"))
+        app.tables.finish(finished_at(days_ago(number), name="x.jsonl" if number == 4 else "y.jsonl"))
     first = list_jobs(app, prefix="x")
     assert first.jobs == []
     assert first.after is not None
@@ -116,12 +116,12 @@ def test_a_page_costs_the_same_whatever_is_before_and_behind_it(
     monkeypatch.setattr("batch_fn.overview.HISTORY_PAGE", 10)
     monkeypatch.setattr("batch_fn.overview.SCANNED_ROWS", 20)
     for number in range(30):
-        app.ledger.finish(finished_at(days_ago(100 + number), number))
+        app.tables.finish(finished_at(days_ago(100 + number), number))
     after = finished_at(days_ago(104), 4).job_id
     first = calls_of_pages(app, azurite, after)
     for number in range(30):
-        app.ledger.finish(finished_at(days_ago(number), number))
-        app.ledger.finish(finished_at(days_ago(200 + number), number))
+        app.tables.finish(finished_at(days_ago(number), number))
+        app.tables.finish(finished_at(days_ago(200 + number), number))
     assert calls_of_pages(app, azurite, after) == first
     in_hand_jobs, rows, each_found = 1, 1, 4
     scanned = 3  # twice as many rows as fit into an answer, and one to know whether there are more
@@ -133,17 +133,17 @@ def test_a_job_that_is_not_there_or_lost_its_report_is_said_to_be(app: App) -> N
         with pytest.raises(NoSuchJobError):
             show_job(app, odd)
     gone = finished_at(NOON)
-    app.ledger.finish(gone)
+    app.tables.finish(gone)
     with pytest.raises(ReportGoneError, match=gone.report):
         show_job(app, gone.job_id)
 
 
 def test_of_a_retried_job_its_new_run_is_shown_until_it_is_over(app: App) -> None:
     finished = finished_at(NOON)
-    app.ledger.finish(finished)
+    app.tables.finish(finished)
     job = job_at(NOON, state=JobState.ACCEPTED, retried_at=NOON, attempts_before=1, requests=10)
-    app.ledger.begin(job)
-    app.ledger.change([Change(a_part(job_id=job.job_id, attempt=2, attempts_before=1))])
+    app.tables.insert_if_absent(job)
+    app.tables.change([Change(a_part(job_id=job.job_id, attempt=2, attempts_before=1))])
     assert show_job(app, job.job_id)["status"] == "retrying"
     assert [row["status"] for row in list_jobs(app).jobs] == ["retrying"]
 
@@ -162,7 +162,7 @@ def test_a_line_that_failed_is_failed_when_it_is_not_tried_again() -> None:
     opened = a_part(state=PartState.OPEN, batch_id="b1", completed=5, failed_so_far=2)
     assert done(a_part()) == (0, 0, 0)
     assert done(opened) == (5, 0, 2)
-    ended = opened.moved(PartState.ENDED, None, completed=7, failed_so_far=3)
+    ended = opened.with_state(PartState.ENDED, None, completed=7, failed_so_far=3)
     assert done(ended) == (7, 0, 3)
     assert done(ended, state=JobState.FINISHING) == (7, 3, 0), "nothing of it is tried again"
     assert done(SETTLED, AGAIN) == (7, 1, 0), "two are tried again"
@@ -178,7 +178,7 @@ def test_what_was_answered_before_a_retry_counts() -> None:
 def test_what_a_batch_counted_that_did_not_run_does_not_count() -> None:
     refused = a_part(state=PartState.WAITING, completed=4, failed_so_far=6)
     assert done(refused) == (0, 0, 0)
-    unsent = refused.moved(PartState.ENDED, None)  # it was cancelled while it waited
+    unsent = refused.with_state(PartState.ENDED, None)  # it was cancelled while it waited
     assert done(unsent) == (0, 0, 0)
     assert done(unsent, state=JobState.FINISHING) == (0, 10, 0)
     split = a_part(state=PartState.SETTLED)
@@ -224,19 +224,19 @@ def test_a_part_in_a_bundle_is_shown_with_the_batch_of_that(app: App) -> None:
     rider = job_at(NOON, state=JobState.ACCEPTED, requests=10, name="rides.jsonl")
     bundle = job_at(NOON, 1, bundle=True)
     part = a_part(job_id=rider.job_id, state=PartState.BUNDLED, bundle=bundle.job_id)
-    carrier = a_part(job_id=bundle.job_id, requests=30, wait=Wait(reason="no_room"))
-    app.ledger.begin(rider)
-    app.ledger.change([Change(part)])
-    held = app.ledger.begin(bundle)
+    bundle_part = a_part(job_id=bundle.job_id, requests=30, wait=Wait(reason="no_room"))
+    app.tables.insert_if_absent(rider)
+    app.tables.change([Change(part)])
+    held = app.tables.insert_if_absent(bundle)
     assert _rides(app, rider) == ("bundled", None, None, 0), "who rides is not decided"
     members = (Member(rider.job_id, part.key),)
-    app.ledger.change([Change(msgspec.structs.replace(bundle, members=members), held.etag), Change(carrier)])
+    app.tables.change([Change(msgspec.structs.replace(bundle, members=members), held.etag), Change(bundle_part)])
     assert _rides(app, rider) == ("waiting", "no_room", None, 0)
     for completed, known in ((29, 0), (30, 10)):
-        work = app.ledger.work(bundle.job_id)
+        work = app.tables.active_job(bundle.job_id)
         assert work is not None
         opened = {"state": PartState.OPEN, "batch_id": "b", "batch_status": "in_progress", "completed": completed}
-        app.ledger.update(work.parts[0], msgspec.structs.replace(work.parts[0].row, **opened))
+        app.tables.update(work.parts[0], msgspec.structs.replace(work.parts[0].row, **opened))
         assert _rides(app, rider) == ("open", None, "in_progress", known), "of all that ride, or not known"
         [row] = list_jobs(app).jobs
         assert row["progress"] == show_job(app, rider.job_id)["progress"]
@@ -273,19 +273,19 @@ def test_what_is_not_well_is_said_with_the_reason(app: App, monkeypatch: pytest.
     assert [name for name, check in checks.items() if check["ok"]] == ["blob", "queue", "table", "poison"]
     assert checks["service"]["detail"]
     assert checks["tick"]["detail"] == "no tick has come to its end yet"
-    app.ledger.note_tick(clock.now() - timedelta(seconds=700))
+    app.tables.record_tick(clock.now() - timedelta(seconds=700))
     tick = check_health(app)["checks"]["tick"]
     assert not tick["ok"]
     assert tick["age_seconds"] >= 700
 
 
 def test_a_deployment_has_its_limit_and_what_waits_for_it(app: App) -> None:
-    job = app.ledger.begin(a_job()).row
+    job = app.tables.insert_if_absent(a_job()).row
     waits = a_part(estimated_tokens=70)
     runs = a_part(number=2, state=PartState.OPEN, batch_id="b", estimated_tokens=30)
-    app.ledger.change([Change(waits), Change(runs)])
-    app.ledger.note_deployment("gpt-4o-mini", lambda known: msgspec.structs.replace(known, limit=90, correction=2.0))
-    app.ledger.note_tick(NOON)
+    app.tables.change([Change(waits), Change(runs)])
+    app.tables.update_deployment("gpt-4o-mini", lambda known: msgspec.structs.replace(known, limit=90, correction=2.0))
+    app.tables.record_tick(NOON)
     [shown] = list_deployments(app)
     assert job.job_id == waits.job_id
     assert (shown["name"], shown["limit"], shown["enqueued"], shown["waiting_tokens"]) == ("gpt-4o-mini", 90, 60, 140)
@@ -296,11 +296,11 @@ def test_a_deployment_has_its_limit_and_what_waits_for_it(app: App) -> None:
 def test_each_day_has_what_its_jobs_came_to(app: App) -> None:
     now = clock.now().replace(microsecond=0)
     yesterday = now - timedelta(days=1)
-    app.ledger.finish(finished_at(now, 1, cost=0.25, prompt_tokens=400, completion_tokens=110))
-    app.ledger.finish(finished_at(now, 2, cost=0.5, succeeded=8, failed=2))
-    app.ledger.finish(finished_at(yesterday, cost=None))
-    app.ledger.finish(finished_at(now - timedelta(days=9)))
-    [before, last, today] = daily_totals(app, 3)
+    app.tables.finish(finished_at(now, 1, cost=0.25, prompt_tokens=400, completion_tokens=110))
+    app.tables.finish(finished_at(now, 2, cost=0.5, succeeded=8, failed=2))
+    app.tables.finish(finished_at(yesterday, cost=None))
+    app.tables.finish(finished_at(now - timedelta(days=9)))
+    [before, last, today] = daily_usage(app, 3)
     assert (before["jobs"], before["cost"]) == (0, 0.0)
     assert (last["day"], last["jobs"], last["cost"]) == (f"{yesterday:%Y-%m-%d}", 1, None)
     assert (today["jobs"], today["succeeded"], today["failed"], today["cost"]) == (2, 18, 2, 0.75)

@@ -245,7 +245,7 @@ class _Driver:
                 message_decode_policy=TextBase64DecodePolicy(),
             )
         )
-        polling.LOOKS_AT_ONCE = 1  # the looks of a tick one after the other
+        polling.MAX_CONCURRENCY = 1  # the looks of a tick one after the other
         calls.wrap_transports()
         import function_app  # made with the settings of this life
 

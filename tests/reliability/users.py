@@ -94,7 +94,7 @@ class Users:
             return "too late to cancel" if problem == "job-finished" else ""
         with self._storage_is_up:
             rows = [row for row in work_rows(self._place, dropped.job_id) if row["RowKey"] != JOB_ROW]
-        sending = frozenset(row["RowKey"] for row in rows if row["state"] == "claimed" or row.get("creating_at"))
+        sending = frozenset(row["RowKey"] for row in rows if row["state"] == "claimed" or row.get("create_intent_at"))
         dropped.cancel = Cancel(frozenset(batch["id"] for batch in self._place.service.batches()), sending)
         return "cancelled"
 

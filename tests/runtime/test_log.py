@@ -30,14 +30,14 @@ def read(caplog: pytest.LogCaptureFixture) -> tuple[int, dict[str, Any]]:
 
 
 def test_a_note_is_information_and_says_which_job_it_is_about(caplog: pytest.LogCaptureFixture) -> None:
-    log.note("part_uploaded", job_id=JOB_ID, part="part-00001-01", requests=3)
+    log.info("part_uploaded", job_id=JOB_ID, part="part-00001-01", requests=3)
     level, record = read(caplog)
     assert level == logging.INFO
     assert record == {"event": "part_uploaded", "job_id": JOB_ID, "part": "part-00001-01", "requests": 3}
 
 
 def test_a_warning_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    log.warn("deployment_refuses", deployment="gpt-4o-mini")
+    log.warning("deployment_refuses", deployment="gpt-4o-mini")
     assert read(caplog) == (logging.WARNING, {"event": "deployment_refuses", "deployment": "gpt-4o-mini"})
 
 
@@ -59,12 +59,12 @@ def test_a_warning_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     ],
 )
 def test_a_fact_of_any_kind_is_written(caplog: pytest.LogCaptureFixture, fact: object, written: object) -> None:
-    log.note("event", fact=fact)
+    log.info("event", fact=fact)
     assert read(caplog)[1] == {"event": "event", "fact": written}
 
 
 def test_a_fact_that_is_none_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
-    log.note("event", job_id=None, fact=None)
+    log.info("event", job_id=None, fact=None)
     assert read(caplog)[1] == {"event": "event"}
 
 
@@ -77,7 +77,7 @@ facts = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st
 def test_a_record_is_always_one_line_of_json(
     caplog: pytest.LogCaptureFixture, event: str, job_id: str | None, facts: dict[str, object]
 ) -> None:
-    log.note(event, job_id=job_id, **facts)
+    log.info(event, job_id=job_id, **facts)
     (record,) = caplog.records
     assert len(record.getMessage().splitlines()) == 1
     assert read(caplog)[1].keys() - {"event", "job_id"} == {name for name, fact in facts.items() if fact is not None}

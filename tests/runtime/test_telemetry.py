@@ -135,7 +135,7 @@ def test_a_step_that_fails_leaves_the_kind_of_its_error_and_not_its_words(spans:
 
 def test_a_span_has_the_records_of_its_step_by_name_and_id(spans: InMemorySpanExporter) -> None:
     with step("drop"):
-        log.note("drop_seen", job_id=JOB_ID, name="hidden.jsonl")
+        log.info("drop_seen", job_id=JOB_ID, name="hidden.jsonl")
     (span,) = spans.get_finished_spans()
     assert (span.attributes or {})["job_id"] == JOB_ID
     assert [(event.name, event.attributes) for event in span.events] == [("drop_seen", {"job_id": JOB_ID})]

@@ -10,11 +10,11 @@ import pytest
 
 from batch_fn.app import App
 from batch_fn.azure_openai.client import OpenAIBatches
-from batch_fn.core.jobs import Part, Source
+from batch_fn.core.jobs import InputRange, Part
 from batch_fn.core.planning import Limits, Planner
 from batch_fn.settings import Settings
 from batch_fn.storage.blob_streams import CHUNK_BYTES
-from batch_fn.storage.blobs import Containers
+from batch_fn.storage.blobs import Blobs
 from batch_fn.storage.part_lines import SourceLine, picked, read_lines, upload_content
 from batch_fn.validation.check import check
 from batch_fn.validation.findings import Finding
@@ -30,9 +30,9 @@ NAME = "sales/monday.jsonl"
 
 
 @pytest.fixture
-def containers(azurite: Azurite, settings: Settings) -> Containers:
+def containers(azurite: Azurite, settings: Settings) -> Blobs:
     provision(azurite.connection_string, settings)
-    return App(settings).containers
+    return App(settings).blobs
 
 
 def line(custom_id: str, model: str | None = "gpt-4o-mini", text: str = "Grüße 🙂") -> bytes:
@@ -46,7 +46,7 @@ UNFILLED = line("e", model=None)
 PLACEHOLDER = line("f", model="REPLACE-WITH-MODEL-DEPLOYMENT-NAME")
 
 
-def parts_of(containers: Containers, settings: Settings, content: bytes, requests: int = 2) -> list[Part]:
+def parts_of(containers: Blobs, settings: Settings, content: bytes, requests: int = 2) -> list[Part]:
     """The parts of a drop, of so many requests each."""
     containers.drop_client(NAME).upload_blob(content)
     planner = Planner(Limits(10**9, requests), container=settings.input_container, name=NAME, size=len(content))
@@ -56,7 +56,7 @@ def parts_of(containers: Containers, settings: Settings, content: bytes, request
     return planner.parts(JOB_ID, now=NOON, due=NOON)
 
 
-def uploaded(containers: Containers, part: Part) -> bytes:
+def uploaded(containers: Blobs, part: Part) -> bytes:
     """What is uploaded for a part, read in small pieces as the SDK does."""
     with upload_content(containers, part, MAX_LINE) as content:
         return b"".join(iter(lambda: content.read(50), b""))
@@ -77,14 +77,14 @@ CONTENTS = pytest.mark.parametrize(
 
 
 @CONTENTS
-def test_a_part_s_lines_are_uploaded_as_they_are(containers: Containers, settings: Settings, content: bytes) -> None:
+def test_a_part_s_lines_are_uploaded_as_they_are(containers: Blobs, settings: Settings, content: bytes) -> None:
     parts = parts_of(containers, settings, content)
     assert [uploaded(containers, part).splitlines() for part in parts] == [[A, B], [C, D]]
 
 
 @CONTENTS
 def test_a_part_s_lines_are_read_with_their_numbers_in_the_drop(
-    containers: Containers, settings: Settings, content: bytes
+    containers: Blobs, settings: Settings, content: bytes
 ) -> None:
     parts = parts_of(containers, settings, content)
     read = [each for part in parts for each in read_lines(containers, part.source, MAX_LINE)]
@@ -92,7 +92,7 @@ def test_a_part_s_lines_are_read_with_their_numbers_in_the_drop(
     assert read == [SourceLine(physical.index(raw) + 1, raw) for raw in (A, B, C, D)]
 
 
-def test_a_deployment_is_filled_in_on_the_way(containers: Containers, settings: Settings) -> None:
+def test_a_deployment_is_filled_in_on_the_way(containers: Blobs, settings: Settings) -> None:
     (part,) = parts_of(containers, settings, b"\n".join([A, UNFILLED, PLACEHOLDER]), requests=9)
     requests = [json.loads(raw) for raw in uploaded(containers, part).splitlines()]
     assert [request["custom_id"] for request in requests] == ["a", "e", "f"]
@@ -102,12 +102,10 @@ def test_a_deployment_is_filled_in_on_the_way(containers: Containers, settings: 
 
 
 @pytest.mark.parametrize("fill", [False, True])
-def test_picked_lines_are_uploaded_without_their_numbers(
-    containers: Containers, settings: Settings, fill: bool
-) -> None:
+def test_picked_lines_are_uploaded_without_their_numbers(containers: Blobs, settings: Settings, fill: bool) -> None:
     some = [SourceLine(2, A), SourceLine(70, UNFILLED), SourceLine(100_000, b'{"custom_id": "\\t", "body": {"a":\t1}}')]
     containers.write(settings.work_container, "x.again", map(picked, some))
-    source = Source(container=settings.work_container, name="x.again", picked=True, fill=fill)
+    source = InputRange(container=settings.work_container, name="x.again", picked=True, fill=fill)
     assert list(read_lines(containers, source, MAX_LINE)) == some
     sent = uploaded(containers, a_part(source=source)).splitlines()
     if fill:
@@ -121,14 +119,14 @@ def test_picked_lines_are_uploaded_without_their_numbers(
 
 
 @pytest.fixture
-def ranged(containers: Containers, settings: Settings) -> Part:
+def ranged(containers: Blobs, settings: Settings) -> Part:
     """A part that is the bytes `3456789` of a blob."""
     containers.drop_client(NAME).upload_blob(b"0123456789abc")
-    source = Source(container=settings.input_container, name=NAME, offset=3, length=7, verbatim=True)
+    source = InputRange(container=settings.input_container, name=NAME, offset=3, length=7, verbatim=True)
     return a_part(source=source)
 
 
-def test_a_range_tells_its_length_and_is_then_read_from_its_beginning(containers: Containers, ranged: Part) -> None:
+def test_a_range_tells_its_length_and_is_then_read_from_its_beginning(containers: Blobs, ranged: Part) -> None:
     with upload_content(containers, ranged, MAX_LINE) as content:
         assert content.readable()
         assert content.seekable()
@@ -140,29 +138,29 @@ def test_a_range_tells_its_length_and_is_then_read_from_its_beginning(containers
         assert content.read(3) == b""
 
 
-def test_a_range_can_be_read_again_from_its_beginning(containers: Containers, ranged: Part) -> None:
+def test_a_range_can_be_read_again_from_its_beginning(containers: Blobs, ranged: Part) -> None:
     with upload_content(containers, ranged, MAX_LINE) as content:
         content.read(4)
         content.seek(0)
         assert content.read(100) == b"3456789"
 
 
-def test_a_range_is_not_read_from_its_middle(containers: Containers, ranged: Part) -> None:
+def test_a_range_is_not_read_from_its_middle(containers: Blobs, ranged: Part) -> None:
     with upload_content(containers, ranged, MAX_LINE) as content, pytest.raises(io.UnsupportedOperation):
         content.seek(3)
 
 
-def test_a_range_that_is_asked_for_all_gives_all_of_many_chunks(containers: Containers, settings: Settings) -> None:
+def test_a_range_that_is_asked_for_all_gives_all_of_many_chunks(containers: Blobs, settings: Settings) -> None:
     data = bytes(range(251)) * (2 * CHUNK_BYTES // 251)
     containers.drop_client(NAME).upload_blob(data)
-    source = Source(container=settings.input_container, name=NAME, offset=1, length=len(data) - 1, verbatim=True)
+    source = InputRange(container=settings.input_container, name=NAME, offset=1, length=len(data) - 1, verbatim=True)
     with upload_content(containers, a_part(source=source), MAX_LINE) as content:
         assert content.read() == data[1:]
 
 
 @pytest.mark.parametrize("verbatim", [True, False])
 def test_the_service_gets_the_range_whole_through_the_sdk(
-    containers: Containers, settings: Settings, service: AzureOpenAI, tmp_path: Path, verbatim: bool
+    containers: Blobs, settings: Settings, service: AzureOpenAI, tmp_path: Path, verbatim: bool
 ) -> None:
     lines = [line(str(number), text="x" * 1_000) for number in range(6_000)]
     (part,) = parts_of(containers, settings, b"\n".join(lines), requests=10**6)

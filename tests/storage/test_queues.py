@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from batch_fn.app import App
 from batch_fn.settings import Settings
-from batch_fn.storage.queues import Errand, Queues, _text, read_errand
+from batch_fn.storage.queues import Message, Queues, encode, parse_message
 from devkit.azurite import Azurite
 from devkit.stack import provision
 from tests.conftest import JOB_ID
@@ -41,23 +41,23 @@ def is_empty(settings: Settings, queue: str) -> bool:
 @pytest.mark.parametrize(
     ("queue", "arguments", "body", "errand"),
     [
-        ("drop", (JOB_ID, ODD_NAME), {"job_id": JOB_ID, "name": ODD_NAME}, Errand(JOB_ID, name=ODD_NAME)),
+        ("drop", (JOB_ID, ODD_NAME), {"job_id": JOB_ID, "name": ODD_NAME}, Message(JOB_ID, name=ODD_NAME)),
         (
             "submit",
             (JOB_ID, "part-00001-01"),
             {"job_id": JOB_ID, "part": "part-00001-01"},
-            Errand(JOB_ID, part="part-00001-01"),
+            Message(JOB_ID, part="part-00001-01"),
         ),
-        ("collect", (JOB_ID,), {"job_id": JOB_ID}, Errand(JOB_ID)),
+        ("collect", (JOB_ID,), {"job_id": JOB_ID}, Message(JOB_ID)),
     ],
 )
 def test_an_errand_goes_to_its_own_queue_and_comes_back_as_it_was(
-    queues: Queues, settings: Settings, queue: str, arguments: tuple[str, ...], body: dict[str, Any], errand: Errand
+    queues: Queues, settings: Settings, queue: str, arguments: tuple[str, ...], body: dict[str, Any], errand: Message
 ) -> None:
     getattr(queues, queue)(*arguments)
     sent = only_message(settings, getattr(settings, f"{queue}_queue"))
     assert json.loads(sent) == {"job": body}
-    assert read_errand(sent) == errand
+    assert parse_message(sent) == errand
     assert all(is_empty(settings, name) for name in settings.queues)
 
 
@@ -75,11 +75,11 @@ def test_the_message_of_a_finished_job_says_how_it_ended_and_where_its_report_is
     }
 
 
-@given(st.builds(Errand, st.text(), part=st.text(), name=st.text()))
-def test_every_errand_comes_back_as_it_was(errand: Errand) -> None:
-    body = _text(errand).encode()
+@given(st.builds(Message, st.text(), part=st.text(), name=st.text()))
+def test_every_errand_comes_back_as_it_was(errand: Message) -> None:
+    body = encode(errand).encode()
     assert list(json.loads(body)) == ["job"]
-    assert read_errand(body) == errand
+    assert parse_message(body) == errand
 
 
 @pytest.mark.parametrize(
@@ -88,4 +88,4 @@ def test_every_errand_comes_back_as_it_was(errand: Errand) -> None:
 )
 def test_a_message_that_is_not_ours_is_no_errand(body: bytes) -> None:
     with pytest.raises(msgspec.DecodeError):
-        read_errand(body)
+        parse_message(body)

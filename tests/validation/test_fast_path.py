@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from batch_fn.core.jobs import Part
 from batch_fn.core.planning import Limits, Planner
-from batch_fn.validation.check import check, survey
-from batch_fn.validation.fast_path import LEARN_AFTER, MOST_SHAPES, Run, Shapes
+from batch_fn.validation.check import check, validate_blocks
+from batch_fn.validation.fast_path import LEARN_AFTER, MOST_SHAPES, LineTemplates, Match
 from batch_fn.validation.findings import Finding
-from batch_fn.validation.lines import Block
-from batch_fn.validation.requests import Request, Rules, Stretch
+from batch_fn.validation.lines import LineBlock
+from batch_fn.validation.requests import Request, RequestRun, Rules
 
 TEXTS = ["Hello", 'say "yes"', "a\\b", "\\", '\\"', "C:\\\\x", "\n\t", "Grüße", "東京 🙂", "", "x" * 3000, '{"a": "b"}']
 SCRAPS = [b'"', b"\\", b'\\"', b"\\\\", b"\\" * 3, b"\\" * 4, b"\\" * 5, b"\\u0022", b"\\ud800", b"\\udc00", b"\\u12g4"]
@@ -87,14 +87,14 @@ def both_ways(*raw: bytes, rules: Rules | None = None, chunk_bytes: int = 10**9)
     drop = b"\n".join([*KNOWN, *raw])
     chunks = [drop[start : start + chunk_bytes] for start in range(0, len(drop), chunk_bytes)]
     quick = list(check(chunks, rules or Rules()))
-    with patch.object(Shapes, "run", return_value=None):
+    with patch.object(LineTemplates, "run", return_value=None):
         assert quick == list(check([drop], rules or Rules()))
     return quick[len(KNOWN) :]
 
 
-def learnt(*raw: bytes, url: str = "/chat/completions") -> Shapes:
+def learnt(*raw: bytes, url: str = "/chat/completions") -> LineTemplates:
     """The shapes of these lines."""
-    shapes = Shapes()
+    shapes = LineTemplates()
     for each in raw:
         request = json.loads(each)
         characters = len(json.dumps(request["body"], ensure_ascii=False))
@@ -102,9 +102,9 @@ def learnt(*raw: bytes, url: str = "/chat/completions") -> Shapes:
     return shapes
 
 
-def run_of(shapes: Shapes, *raw: bytes) -> Run | None:
+def run_of(shapes: LineTemplates, *raw: bytes) -> Match | None:
     content = b"".join(each + b"\n" for each in raw)
-    return shapes.run(Block(0, content, 0, len(content)))
+    return shapes.run(LineBlock(0, content, 0, len(content)))
 
 
 @st.composite
@@ -163,8 +163,8 @@ def test_blanks_behind_the_line_that_was_learnt_do_not_count() -> None:
 
 def test_lines_of_one_shape_are_surveyed_together_until_one_is_of_another() -> None:
     drop = b"\n".join([*KNOWN, *(written(3 * number, "Grüße") for number in range(30, 40)), written(100, "x"), b"{"])
-    found = list(survey([drop], Rules()))
-    assert [(each.line, each.requests) for each in found if isinstance(each, Stretch)][-2:] == [(25, 10), (35, 1)]
+    found = list(validate_blocks([drop], Rules()))
+    assert [(each.line, each.requests) for each in found if isinstance(each, RequestRun)][-2:] == [(25, 10), (35, 1)]
     assert isinstance(found[-1], Finding)
     assert found[-1].line == 36
 
@@ -191,7 +191,7 @@ def test_parts_are_the_same_whether_their_lines_come_together_or_one_by_one(
         noon = datetime(2026, 11, 24, 12, tzinfo=UTC)
         return planner.interleaved, planner.parts("20261124T120000Z-0123456789", now=noon, due=noon)
 
-    assert parts(survey) == parts(check)
+    assert parts(validate_blocks) == parts(check)
 
 
 def test_the_shapes_of_a_drop_are_bounded() -> None:

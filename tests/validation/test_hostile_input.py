@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batch_fn.core.jobs import Outcome
-from batch_fn.steps.intake import take_in
+from batch_fn.steps.intake import ingest
 from batch_fn.storage.part_lines import read_lines
 from batch_fn.validation.check import check
 from batch_fn.validation.findings import Finding
@@ -96,13 +96,13 @@ def test_no_file_raises_and_none_is_both_rejected_and_sent(content: bytes, deplo
     world.drop("hostile.jsonl", content, {"deployment": deployment} if deployment else {})
     content = world.inbox()["hostile.jsonl"].content  # as it lies there: the world puts a number in the place of a #
     app = new_process(world)
-    take_in(app, FakeBlobClient(SETTINGS.input_container, "hostile.jsonl"))  # type: ignore[arg-type]
+    ingest(app, FakeBlobClient(SETTINGS.input_container, "hostile.jsonl"))  # type: ignore[arg-type]
     parts = world.parts()
     rejected = [job for job in world.history.values() if job.status is Outcome.REJECTED]
     assert bool(parts) is not bool(rejected), "either it is sent, or it is rejected"
     assert not (rejected and world.messages)
     assert world.broken == []
-    sources = [read_lines(app.containers, part.source, SETTINGS.max_line_bytes) for part in parts]
+    sources = [read_lines(app.blobs, part.source, SETTINGS.max_line_bytes) for part in parts]
     sent = [custom_id_of(line.raw) for line in sorted(itertools.chain.from_iterable(sources))]
     raws = [raw for raw in content.removeprefix(b"\xef\xbb\xbf").split(b"\n") if raw.strip()]
     assert sent == ([custom_id_of(raw) for raw in raws] if parts else []), "each line of a good file is in one part"

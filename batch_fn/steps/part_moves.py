@@ -1,0 +1,178 @@
+"""Every transition of a part that is written on its own: one verb each, with its log record and its message.
+
+A transition that belongs to a transaction (a split, a settlement) is written by the step that makes the transaction.
+"""
+
+from datetime import datetime, timedelta
+
+import msgspec
+
+from batch_fn.app import App
+from batch_fn.core.batches import ServiceBatch, ServiceError
+from batch_fn.core.jobs import Part, PartState, Wait
+from batch_fn.runtime import clock, log
+from batch_fn.storage.rows import Stored
+
+KEPT_REFUSED = 50
+"""Refused batches that a part remembers; the search for a lost create skips them."""
+
+
+def claim(app: App, stored: Stored[Part], **changes: object) -> Stored[Part]:
+    """Claim a part for this instance, for CLAIM_SECONDS. Raises: ConflictError."""
+    until = clock.after(app.settings.claim_seconds)
+    changes = {"claims": stored.row.claims + 1, "not_before": None, "bundles": False, **changes}
+    return app.tables.update(stored, stored.row.with_state(PartState.CLAIMED, until, **changes))
+
+
+def mark_create(app: App, stored: Stored[Part], **placed: str) -> Stored[Part]:
+    """Record where a claimed part's input is, and that a create is about to be sent. Raises: ConflictError."""
+    marked = stored.row.with_state(PartState.CLAIMED, stored.row.due, create_intent_at=clock.now(), **placed)
+    return app.tables.update(stored, marked)
+
+
+def open_batch(app: App, stored: Stored[Part], batch: ServiceBatch) -> None:
+    """Record the batch that a claimed part has become. Raises: ConflictError."""
+    part = stored.row.with_state(
+        PartState.OPEN,
+        clock.now(),
+        batch_id=batch.id,
+        batch_status=batch.status,
+        not_found_since=None,
+        created_at=batch.created_at,
+    )
+    app.tables.update(stored, part)
+    log.info(
+        "batch_created",
+        job_id=part.job_id,
+        part=part.key,
+        batch=batch.id,
+        deployment=part.deployment,
+        requests=part.requests,
+        estimated_tokens=part.estimated_tokens,
+    )
+
+
+def record_progress(app: App, stored: Stored[Part], batch: ServiceBatch) -> None:
+    """Record what is new of an open batch. Raises: ConflictError."""
+    part = stored.row
+    seen = {"batch_status": batch.status, "completed": batch.completed, "failed_so_far": batch.failed}
+    fresh = part.with_state(PartState.OPEN, part.due, not_found_since=None, **seen)
+    if fresh != part:
+        app.tables.update(stored, fresh)
+        log.info("batch_progress", job_id=part.job_id, part=part.key, batch=batch.id, **seen)
+
+
+def record_not_found(app: App, stored: Stored[Part], now: datetime) -> None:
+    """Record when the service first said that it does not know an open batch. Raises: ConflictError."""
+    part = stored.row
+    app.tables.update(stored, part.with_state(PartState.OPEN, part.due, not_found_since=now))
+    log.warning("batch_vanished", job_id=part.job_id, part=part.key, batch=part.batch_id)
+
+
+def wait(app: App, stored: Stored[Part], until: datetime, why: Wait, **changes: object) -> None:
+    """Let a part wait until then, and show why. Raises: ConflictError."""
+    why = msgspec.structs.replace(why, until=until)
+    part = stored.row.with_state(PartState.WAITING, until, not_before=until, wait=why, **changes)
+    app.tables.update(stored, part)
+    facts = {name: fact for name, fact in msgspec.structs.asdict(why).items() if fact not in {None, ""}}
+    log.warning("part_waits", job_id=part.job_id, part=part.key, **facts)
+
+
+def wait_after_refusal(app: App, stored: Stored[Part], batch: ServiceBatch, until: datetime) -> None:
+    """Let a part wait whose batch failed for want of quota or access: none of its lines was run.
+
+    Raises:
+        ConflictError: if the part has changed since it was read.
+    """
+    error = batch.errors[0]
+    part = stored.row.with_state(
+        PartState.WAITING,
+        until,
+        not_before=until,
+        wait=Wait(reason="token_limit" if batch.refused_for_quota else error.code, message=error.message, until=until),
+        refused=(*stored.row.refused, batch.id)[-KEPT_REFUSED:],
+        leftovers=(*stored.row.leftovers, *filter(None, (batch.output_file_id, batch.error_file_id)))[-KEPT_REFUSED:],
+        admitted_at=None,
+        batch_id="",
+        batch_status="",
+        created_at=None,
+        create_intent_at=None,
+        not_found_since=None,
+    )
+    app.tables.update(stored, part)
+    log.warning("batch_refused", job_id=part.job_id, part=part.key, batch=batch.id, until=until)
+
+
+def send_waiting(app: App, stored: Stored[Part], *, admitted_at: datetime | None) -> None:
+    """Send a waiting part's message; the tick looks at it again after RESEND_SECONDS. Raises: ConflictError."""
+    later = clock.after(app.settings.resend_seconds)
+    app.tables.update(stored, stored.row.with_state(PartState.WAITING, later, admitted_at=admitted_at))
+    app.queues.submit(stored.row.job_id, stored.row.key)
+
+
+def show_wait(app: App, stored: Stored[Part], why: Wait) -> None:
+    """Show why a part goes on waiting, where that has changed. Raises: ConflictError."""
+    part = stored.row
+    fresh = part.with_state(PartState.WAITING, why.until or part.due, wait=why)
+    # That a number has changed a little is not worth a write.
+    if fresh.due != part.due or part.wait is None or part.wait.reason != why.reason:
+        app.tables.update(stored, fresh)
+
+
+def end_unsent(app: App, stored: Stored[Part], error: ServiceError) -> None:
+    """End a part for which there is no batch; each of its lines then fails with `error`. Raises: ConflictError."""
+    part = stored.row
+    # A claim that died may have left a file at the service: with one claim more, cleaning up looks for it.
+    claims = part.claims + bool(part.claims and not part.file_id)
+    ended = part.with_state(
+        PartState.ENDED,
+        clock.after(app.settings.resend_seconds),
+        claims=claims,
+        errors=(error,),
+        create_intent_at=None,
+        ended_at=clock.now(),
+    )
+    app.tables.update(stored, ended)
+    log.warning("part_not_sent", job_id=part.job_id, part=part.key, code=error.code)
+    app.queues.collect(part.job_id)
+
+
+def end_with_batch(app: App, stored: Stored[Part], batch: ServiceBatch, now: datetime) -> Part:
+    """End a part whose batch has ended, and have its results collected. Return its row. Raises: ConflictError."""
+    part = stored.row.with_state(
+        PartState.ENDED,
+        now + timedelta(seconds=app.settings.resend_seconds),
+        batch_status=batch.status,
+        completed=batch.completed,
+        failed_so_far=batch.failed,
+        output_file_id=batch.output_file_id,
+        error_file_id=batch.error_file_id,
+        output_blob=batch.output_blob,
+        error_blob=batch.error_blob,
+        errors=batch.errors,
+        ended_at=batch.finished_at or now,
+    )
+    app.tables.update(stored, part)
+    log.info("batch_ended", job_id=part.job_id, part=part.key, batch=batch.id, status=batch.status)
+    app.queues.collect(part.job_id)
+    return part
+
+
+def postpone_collect(app: App, stored: Stored[Part], until: datetime) -> None:
+    """Have the tick ask again at that time for an ended part's results to be collected. Raises: ConflictError."""
+    app.tables.update(stored, stored.row.with_state(PartState.ENDED, until))
+
+
+def bundle(app: App, stored: Stored[Part], bundle_id: str) -> Part:
+    """Claim a waiting part for a bundle, or renew that claim. Return its row. Raises: ConflictError."""
+    due = clock.after(app.settings.claim_seconds + app.settings.resend_seconds)
+    return app.tables.update(stored, stored.row.with_state(PartState.BUNDLED, due, bundle=bundle_id)).row
+
+
+def unbundle(app: App, stored: Stored[Part], *, alone: bool) -> None:
+    """Let a part of a bundle wait again, and send its message; `alone`: it joins no bundle. Raises: ConflictError."""
+    part = stored.row
+    due = clock.after(app.settings.resend_seconds)
+    bundles = part.bundles and not alone
+    app.tables.update(stored, part.with_state(PartState.WAITING, due, bundle="", bundles=bundles))
+    app.queues.submit(part.job_id, part.key)
