@@ -145,7 +145,7 @@ def test_where_a_job_stands_is_said_in_a_few_words(job: Job, parts: list[Part], 
 def test_as_many_jobs_are_listed_as_asked_for_however_far_apart_they_are(
     azurite: Azurite, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("batch_fn.overview.SCANNED_ROWS", 3)
+    monkeypatch.setattr("batch_fn.queries.job_list.SCANNED_ROWS", 3)
     provision(azurite.connection_string, settings)
     app = App(settings)
     for number in range(12):

@@ -108,7 +108,7 @@ class _StorageHand(_Hand):
         return ServiceResponseError(f"no answer to {name}")
 
 
-class FakeLedger(_StorageHand):
+class FakeTables(_StorageHand):
     """Table storage, as batch_fn.tables.Ledger."""
 
     @writes
@@ -140,8 +140,8 @@ class FakeLedger(_StorageHand):
 
     @reads
     def due(self, now: datetime) -> Iterator[Stored[Job] | Stored[Part]]:
-        held = [each for rows in self.world.rows.values() for each in rows.values()]
-        for row, etag in held:
+        stored = [each for rows in self.world.rows.values() for each in rows.values()]
+        for row, etag in stored:
             if row.due is not None and row.due <= now:
                 yield cast(Stored[Job] | Stored[Part], Stored(row, etag))
 
@@ -183,16 +183,16 @@ class FakeLedger(_StorageHand):
 
     @reads
     def bundleable(self, part: Part) -> Iterator[Stored[Part]]:
-        for held in self._held_parts():
-            row = held.row
+        for stored in self._stored_parts():
+            row = stored.row
             if row.bundles and row.state == "waiting" and (row.deployment, row.url) == (part.deployment, part.url):
-                yield held
+                yield stored
 
     @reads
     def bundle_members(self, bundle_id: str) -> Iterator[Stored[Part]]:
-        for held in self._held_parts():
-            if held.row.state == "bundled" and held.row.bundle == bundle_id:
-                yield held
+        for stored in self._stored_parts():
+            if stored.row.state == "bundled" and stored.row.bundle == bundle_id:
+                yield stored
 
     @reads
     def deployment(self, name: str) -> Deployment:
@@ -214,7 +214,7 @@ class FakeLedger(_StorageHand):
     def update_deployment(self, name: str, change: Callable[[Deployment], Deployment]) -> Deployment:
         while True:
             known, etag = self._deployment(name)
-            new = change(known)  # which may make calls of its own, and be held up in one
+            new = change(known)  # which may make calls of its own, and be stored up in one
             if new == known:
                 return new
             if self._deployment(name)[1] == etag:
@@ -222,8 +222,8 @@ class FakeLedger(_StorageHand):
                 return new
 
     @writes
-    def update[T: Row](self, held: Stored[T], row: T) -> Stored[T]:
-        self._check(Change(held.row, held.etag))
+    def update[T: Row](self, stored: Stored[T], row: T) -> Stored[T]:
+        self._check(Change(stored.row, stored.etag))
         return Stored(row, self._put(row))
 
     @writes
@@ -261,7 +261,7 @@ class FakeLedger(_StorageHand):
         elif job_id not in self.world.history:
             self.world.breaks(f"{job_id} was forgotten before it was in the history")
         rows = self.world.rows.get(job_id, {})
-        keys = [held.row.key for held in work.parts] + [JOB_ROW]
+        keys = [stored.row.key for stored in work.parts] + [JOB_ROW]
         for start in range(0, len(keys), TRANSACTION_LIMIT):
             some = keys[start : start + TRANSACTION_LIMIT]
             if not all(key in rows for key in some):
@@ -285,9 +285,9 @@ class FakeLedger(_StorageHand):
         if not rows:
             self.world.rows.pop(job_id, None)
 
-    def _held_parts(self) -> list[Stored[Part]]:
-        held = [each for rows in self.world.rows.values() for each in rows.values()]
-        return [Stored(row, etag) for row, etag in held if isinstance(row, Part)]
+    def _stored_parts(self) -> list[Stored[Part]]:
+        stored = [each for rows in self.world.rows.values() for each in rows.values()]
+        return [Stored(row, etag) for row, etag in stored if isinstance(row, Part)]
 
     def _check_bundle(self, bundle: Job) -> None:
         """A bundle is about to be forgotten: nobody may ride in it any more."""
@@ -324,7 +324,7 @@ class FakeBlobClient(NamedTuple):
     blob_name: str
 
 
-class FakeContainers(_StorageHand):
+class FakeBlobs(_StorageHand):
     """Blob storage, as batch_fn.containers.Containers."""
 
     @reads
@@ -471,7 +471,7 @@ class FakeContainers(_StorageHand):
 class FakeWriter:
     """A blob that appears whole when its writer is closed without an error, as batch_fn.containers.Writer."""
 
-    def __init__(self, containers: FakeContainers, container: str, name: str, over: str | None) -> None:
+    def __init__(self, containers: FakeBlobs, container: str, name: str, over: str | None) -> None:
         self._containers, self._container, self._name, self._over = containers, container, name, over
         self._content = bytearray()
         self.lines = 0
@@ -658,9 +658,9 @@ def new_process(world: World) -> App:
     """Return an app as a process that has just started has it: with hands of its own, and nothing else."""
     app = App(world.settings)
     app.__dict__.update(
-        tables=FakeLedger(world),
-        containers=FakeContainers(world),
+        tables=FakeTables(world),
+        blobs=FakeBlobs(world),
         queues=FakeQueues(world),
-        service=FakeService(world),
+        openai=FakeService(world),
     )
     return app

@@ -9,7 +9,7 @@ from batch_fn.storage.blob_streams import Writer
 from batch_fn.storage.blobs import Blobs
 from batch_fn.storage.queues import Queues
 from batch_fn.storage.tables import Tables
-from tests.model.fakes import FakeContainers, FakeLedger, FakeQueues, FakeService, FakeWriter
+from tests.model.fakes import FakeBlobs, FakeQueues, FakeService, FakeTables, FakeWriter
 
 HOW_FAKES_FAIL = {"busy", "lost", "once"}
 HOW_HANDS_ARE_MADE = {"connect"}
@@ -18,8 +18,8 @@ HOW_HANDS_ARE_MADE = {"connect"}
 @pytest.mark.parametrize(
     ("real", "fake"),
     [
-        (Tables, FakeLedger),
-        (Blobs, FakeContainers),
+        (Tables, FakeTables),
+        (Blobs, FakeBlobs),
         (Writer, FakeWriter),
         (Queues, FakeQueues),
         (OpenAIBatches, FakeService),

@@ -17,7 +17,7 @@ from batch_fn.steps.retrying import retry
 from batch_fn.steps.submission import submit
 from batch_fn.storage.rows import JOB_ROW, Change, Stored
 from tests.model import machine
-from tests.model.fakes import FakeLedger, new_process
+from tests.model.fakes import FakeTables, new_process
 from tests.model.faults import Fate
 from tests.model.machine import NAMES, Delivery, Luck, Pipeline, PipelineOnBlobs
 from tests.model.world import SETTINGS, Answer, End, Weather
@@ -249,10 +249,10 @@ class LongParts(Pipeline):
 
 def test_a_part_is_split_into_more_pieces_than_fit_into_one_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those inserted ahead of it were sent where it could not be made, and their lines in another piece as well."""
-    change = FakeLedger.change
+    change = FakeTables.change
 
-    def change_too_late(tables: FakeLedger, changes: Iterable[Change]) -> None:
-        monkeypatch.setattr(FakeLedger, "change", change)
+    def change_too_late(tables: FakeTables, changes: Iterable[Change]) -> None:
+        monkeypatch.setattr(FakeTables, "change", change)
         row, etag = tables.world.rows[job_id][JOB_ROW]
         tables.update(Stored(row, etag), row)
         tables.change(changes)
@@ -263,7 +263,7 @@ def test_a_part_is_split_into_more_pieces_than_fit_into_one_transaction(monkeypa
         _event_comes(pipeline)
         pipeline.time_passes(seconds=20)
         (job_id,) = pipeline.world.rows
-        monkeypatch.setattr(FakeLedger, "change", change_too_late)
+        monkeypatch.setattr(FakeTables, "change", change_too_late)
         pipeline.a_message_comes(pick=0, how=Delivery.ONCE, luck=None)
         assert len(pipeline.world.parts()) == 1
         _all_rides_home(pipeline)
@@ -393,7 +393,7 @@ def test_a_job_whose_retry_is_done_and_not_yet_cleared_away_is_in_hand_still() -
         (job_id,) = pipeline.world.begun
         pipeline.a_user_retries_a_job(pick=0, luck=None)
         assert retry(new_process(pipeline.world), job_id).job_id == job_id, "it is under way"
-        with mock.patch.object(FakeLedger, "forget"):
+        with mock.patch.object(FakeTables, "forget"):
             _all_rides_home(pipeline)
             with pytest.raises(JobActiveError):
                 retry(new_process(pipeline.world), job_id)

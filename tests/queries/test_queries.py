@@ -88,7 +88,7 @@ def test_jobs_are_told_apart_by_status_name_and_time(app: App) -> None:
 
 
 def test_a_page_looks_at_no_more_jobs_than_it_may(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("batch_fn.overview.SCANNED_ROWS", 3)
+    monkeypatch.setattr("batch_fn.queries.job_list.SCANNED_ROWS", 3)
     for number in range(5):
         app.tables.finish(finished_at(days_ago(number), name="x.jsonl" if number == 4 else "y.jsonl"))
     first = list_jobs(app, prefix="x")
@@ -113,8 +113,8 @@ def calls_of_pages(app: App, azurite: Azurite, after: str) -> list[int]:
 def test_a_page_costs_the_same_whatever_is_before_and_behind_it(
     app: App, azurite: Azurite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("batch_fn.overview.HISTORY_PAGE", 10)
-    monkeypatch.setattr("batch_fn.overview.SCANNED_ROWS", 20)
+    monkeypatch.setattr("batch_fn.queries.job_list.HISTORY_PAGE", 10)
+    monkeypatch.setattr("batch_fn.queries.job_list.SCANNED_ROWS", 20)
     for number in range(30):
         app.tables.finish(finished_at(days_ago(100 + number), number))
     after = finished_at(days_ago(104), 4).job_id
@@ -266,7 +266,7 @@ def test_what_is_no_job_id_is_not_taken_for_one(text: str) -> None:
 
 
 def test_what_is_not_well_is_said_with_the_reason(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("batch_fn.overview.HEALTH_SECONDS", 3)
+    monkeypatch.setattr("batch_fn.queries.health.HEALTH_SECONDS", 3)
     found = check_health(app)  # at an endpoint that nobody answers
     assert found["status"] == "unhealthy"
     checks = found["checks"]

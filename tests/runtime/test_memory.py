@@ -52,7 +52,7 @@ def test_a_step_that_fails_gives_its_turn_on(others: ThreadPoolExecutor) -> None
 FREED = """
 import re
 from pathlib import Path
-from batch_fn.runtime.memory import give_back
+from batch_fn.runtime.memory import trim_malloc
 
 def resident():
     return int(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
@@ -62,7 +62,7 @@ pieces = [b"x" * 1000 * (1 + number % 7) for number in range(20_000)]
 held = resident()
 kept = pieces[::1000]  # they lie between what is free
 del pieces
-give_back()
+trim_malloc()
 print(held - before, resident() - before)
 """
 

@@ -77,7 +77,7 @@ def test_a_drop_is_known_by_name_and_version(containers: Blobs, settings: Settin
         last_modified=properties.last_modified,
         metadata={"deployment": "gpt-4o"},
     )
-    assert seen(containers) == drop
+    assert seen(containers, name) == drop
     assert list(containers.inbox()) == [drop]
 
 

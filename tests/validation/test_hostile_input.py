@@ -18,7 +18,7 @@ from batch_fn.storage.part_lines import read_lines
 from batch_fn.validation.check import check
 from batch_fn.validation.findings import Finding
 from batch_fn.validation.requests import Request, Rules, custom_id_of
-from tests.model.fakes import FakeBlobClient, new_process
+from tests.model.fakes import new_process
 from tests.model.world import SETTINGS, World
 
 FILES = int(os.environ.get("HOSTILE_FILES", "10000"))
@@ -96,7 +96,7 @@ def test_no_file_raises_and_none_is_both_rejected_and_sent(content: bytes, deplo
     world.drop("hostile.jsonl", content, {"deployment": deployment} if deployment else {})
     content = world.inbox()["hostile.jsonl"].content  # as it lies there: the world puts a number in the place of a #
     app = new_process(world)
-    ingest(app, FakeBlobClient(SETTINGS.input_container, "hostile.jsonl"))  # type: ignore[arg-type]
+    ingest(app, "hostile.jsonl")
     parts = world.parts()
     rejected = [job for job in world.history.values() if job.status is Outcome.REJECTED]
     assert bool(parts) is not bool(rejected), "either it is sent, or it is rejected"
