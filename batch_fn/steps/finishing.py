@@ -156,7 +156,7 @@ def _write_results(
         failed=errors.lines,
         findings=findings[:REPORTED_FINDINGS],
         finding_count=len(findings),
-        outputs={"output": output.place, "errors": errors.place, "archive": containers.archive_path(job.path)},
+        outputs={"output": output.path, "errors": errors.path, "archive": containers.archive_path(job.path)},
         parts=parts,
         previous_report=previous_report,
         prices=settings.prices,

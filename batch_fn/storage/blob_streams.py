@@ -99,7 +99,7 @@ def replacing(version: str | None) -> Iterator[dict[str, Any]]:
 class Writer:
     """Writes one blob, a block at a time; the blob appears, whole, when the writer is closed without an error.
 
-    Nothing is written if nothing was given: `place` is None then. To be closed raises BlobChangedError if the version
+    Nothing is written if nothing was given: `path` is None then. To be closed raises BlobChangedError if the version
     that was to be replaced is there no more.
     """
 
@@ -117,7 +117,7 @@ class Writer:
         """ETag of the blob, once it is written."""
 
     @property
-    def place(self) -> str | None:
+    def path(self) -> str | None:
         """Where the blob is, as container/name; None if it has no line."""
         return self._place if self.lines else None
 

@@ -141,7 +141,7 @@ class Blobs:
         with self.writer(container, name) as writer:
             for piece in content:
                 writer.write(piece)
-        return writer.place
+        return writer.path
 
     def write_report(self, path: str, report: Any, over: str | None = ANY_VERSION) -> str:
         """Write a job's report, over that version of it. Return its place, as container/name.

@@ -254,19 +254,19 @@ class FakeTables(_StorageHand):
         self.world.history[finished.job_id] = finished
 
     @writes
-    def delete_active(self, work: ActiveJob) -> None:
-        job_id = work.job.row.job_id
-        if work.job.row.bundle:
-            self._check_bundle(work.job.row)
+    def delete_active(self, active: ActiveJob) -> None:
+        job_id = active.job.row.job_id
+        if active.job.row.bundle:
+            self._check_bundle(active.job.row)
         elif job_id not in self.world.history:
             self.world.breaks(f"{job_id} was forgotten before it was in the history")
         rows = self.world.rows.get(job_id, {})
-        keys = [stored.row.key for stored in work.parts] + [JOB_ROW]
+        keys = [stored.row.key for stored in active.parts] + [JOB_ROW]
         for start in range(0, len(keys), TRANSACTION_LIMIT):
             some = keys[start : start + TRANSACTION_LIMIT]
             if not all(key in rows for key in some):
                 return
-            if JOB_ROW in some and rows[JOB_ROW][1] != work.job.etag:
+            if JOB_ROW in some and rows[JOB_ROW][1] != active.job.etag:
                 return
             for key in some:
                 del rows[key]
@@ -421,7 +421,7 @@ class FakeBlobs(_StorageHand):
         with self.writer(container, name) as writer:
             for piece in content:
                 writer.write(piece)
-        return writer.history_key
+        return writer.path
 
     def write_report(self, path: str, report: Any, over: str | None = ANY_VERSION) -> str:
         self._put(SETTINGS.reports_container, f"{path}.json", msgspec.json.encode(report), over)
@@ -478,7 +478,7 @@ class FakeWriter:
         self.version: str | None = None
 
     @property
-    def history_key(self) -> str | None:
+    def path(self) -> str | None:
         return f"{self._container}/{self._name}" if self.lines else None
 
     def write(self, line: bytes) -> None:

@@ -393,7 +393,7 @@ def test_a_job_whose_retry_is_done_and_not_yet_cleared_away_is_in_hand_still() -
         (job_id,) = pipeline.world.begun
         pipeline.a_user_retries_a_job(pick=0, luck=None)
         assert retry(new_process(pipeline.world), job_id).job_id == job_id, "it is under way"
-        with mock.patch.object(FakeTables, "forget"):
+        with mock.patch.object(FakeTables, "delete_active"):
             _all_rides_home(pipeline)
             with pytest.raises(JobActiveError):
                 retry(new_process(pipeline.world), job_id)

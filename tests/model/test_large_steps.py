@@ -41,7 +41,7 @@ def wait(monkeypatch: pytest.MonkeyPatch) -> MakeWait:
             happenings.pop()()
             yield False
 
-        monkeypatch.setattr(step, "turn", turn)
+        monkeypatch.setattr(step, "large_step_lock", turn)
 
     return make_wait
 
