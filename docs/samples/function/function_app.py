@@ -1,6 +1,6 @@
-"""Another Function app that is told of finished jobs, by push and by pull: keep the way that you want.
+"""Another Function app that is notified of finished jobs, by push and by pull: keep one of the two.
 
-Its setting `BatchStorage` is the storage account that batch_fn works on. Either way delivers at least once: handle a
+Its setting `BatchStorage` is the storage account that batch_fn works on. Both deliver at least once: process a
 job by its job id.
 """
 
