@@ -47,7 +47,7 @@ def test_the_app_imports_with_only_its_requirements(deployed: Path) -> None:
     venv.create(deployed / "empty", with_pip=False)
     code = (
         "import importlib, pkgutil, function_app, batch_fn\n"
-        "for each in pkgutil.iter_modules(batch_fn.__path__, 'batch_fn.'):\n"
+        "for each in pkgutil.walk_packages(batch_fn.__path__, 'batch_fn.'):\n"
         "    each.name.endswith('__main__') or importlib.import_module(each.name)\n"
         "import openai, azure.identity, azure.data.tables, azure.storage.queue\n"
         "print(len(function_app.app.get_functions()))\n"
