@@ -38,8 +38,8 @@ def test_a_note_is_information_and_says_which_job_it_is_about(log: pytest.LogCap
 
 
 def test_a_warning_is_a_warning(log: pytest.LogCaptureFixture) -> None:
-    journal.warn("deployment_refuses", deployment="gpt-4o-mini")
-    assert read(log) == (logging.WARNING, {"event": "deployment_refuses", "deployment": "gpt-4o-mini"})
+    journal.warn("deployment_refuses", deployment="batch-small")
+    assert read(log) == (logging.WARNING, {"event": "deployment_refuses", "deployment": "batch-small"})
 
 
 @pytest.mark.parametrize(
