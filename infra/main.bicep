@@ -102,6 +102,7 @@ var storageName = 'st${token}'
 var newOpenAi = empty(existingOpenAiName)
 var openAiName = newOpenAi ? 'oai-${token}' : existingOpenAiName
 var blobMode = submitMode == 'blob'
+var deploymentTokens = deploymentCapacity * 1000
 
 // Azure works out the group's name before it makes anything, so a parameter that is missing is named in time.
 var noAccountGroup = !newOpenAi && empty(existingOpenAiResourceGroup)
@@ -245,6 +246,7 @@ module app 'modules/function.bicep' = {
     maximumInstanceCount: maximumInstanceCount
     subnetId: privateNetwork ? network!.outputs.appSubnetId : ''
     submitMode: submitMode
+    tokenLimits: newOpenAi ? '${deploymentName}=${deploymentTokens}' : ''
     keyVaultName: keyVaultName
     keySecretName: keySecretName
     moreSettings: moreSettings

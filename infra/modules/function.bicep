@@ -17,6 +17,8 @@ param maximumInstanceCount int
 @description('The subnet for outbound calls; empty for none.')
 param subnetId string
 param submitMode string
+@description('What the new deployment takes, as the setting TOKEN_LIMITS; empty: what the service tells.')
+param tokenLimits string
 @description('The vault and the secret that hold an API key; empty: Entra ID, no key anywhere.')
 param keyVaultName string
 param keySecretName string
@@ -55,6 +57,11 @@ var telemetrySettings = moreSettings.?TELEMETRY == 'otlp' ? {
   // The collector's address is the app's too, and the app speaks HTTP; the host would speak gRPC.
   OTEL_EXPORTER_OTLP_PROTOCOL: 'http/protobuf'
 } : {}
+// A drop that is larger than the whole limit is made into parts that fit, once the limit is known; whether the service tells
+// it in time is not certain, and a small quota is less than half a megabyte of text.
+var limitSettings = empty(tokenLimits) ? {} : {
+  TOKEN_LIMITS: tokenLimits
+}
 var keySettings = empty(keyVaultName) ? {} : {
   AZURE_OPENAI_API_KEY: '@Microsoft.KeyVault(VaultName=${keyVaultName};SecretName=${keySecretName})'
 }
@@ -137,7 +144,7 @@ resource settings 'Microsoft.Web/sites/config@2024-04-01' = {
   // checkov:skip=CKV_AZURE_222: see the app
   parent: app
   name: 'appsettings'
-  properties: union(moreSettings, names.containers, names.queues, names.tables, hostSettings, telemetrySettings, keySettings)
+  properties: union(limitSettings, moreSettings, names.containers, names.queues, names.tables, hostSettings, telemetrySettings, keySettings)
 }
 
 // A password for deployment would be a second way in. This plan has no FTP.

@@ -129,6 +129,9 @@ def test_the_model_of_the_default_lives_and_its_deployment_is_named_for_no_model
     assert deployment["name"].endswith("/batch")
     assert deployment["sku"] == {"name": "GlobalBatch", "capacity": 90}
     assert deployment["properties"]["model"] == {"format": "OpenAI", "name": "gpt-5.4-mini", "version": "2026-03-17"}
+    # The app is told what it may enqueue: what is too large for all of it is sent in parts.
+    assert settings_of("default")["TOKEN_LIMITS"] == "batch=90000"
+    assert "TOKEN_LIMITS" not in settings_of("existing-account")
     assert "dynamicThrottlingEnabled" not in deployment["properties"], "a refusal would stop the deployment"
     account = the("default", "Microsoft.CognitiveServices/accounts")
     assert account["properties"]["customSubDomainName"] == account["name"]
@@ -159,10 +162,11 @@ def test_no_record_of_the_log_is_sampled_away() -> None:
         assert found == (TELEMETRY_SETTINGS if name == "telemetry" else {}), name
 
 
-def test_what_the_template_sets_itself_wins_over_more_settings() -> None:
+def test_more_settings_win_over_a_default_and_not_over_what_the_template_knows() -> None:
     given = (SNAPSHOTS / "telemetry.bicepparam").read_text()
-    assert "SUBMIT_MODE:" in given
+    assert {"SUBMIT_MODE", "TOKEN_LIMITS"} <= set(re.findall(r"^  (\w+):", given, re.MULTILINE))
     assert settings_of("telemetry")["SUBMIT_MODE"] == "upload"
+    assert settings_of("telemetry")["TOKEN_LIMITS"] == "batch=1000,other=2000"
 
 
 @pytest.mark.parametrize("name", WHOLE)
