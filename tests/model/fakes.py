@@ -7,7 +7,7 @@ Every public method is a call that goes through the world's `Turn`, which may le
 import functools
 import inspect
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
@@ -560,6 +560,14 @@ class FakeService(_Hand):
         return file_id in self.world.files
 
     @reads
+    def lacks_file(self, file_id: str) -> bool:
+        return file_id not in self.world.files
+
+    @reads
+    def file_is_pending(self, file_id: str) -> bool:  # noqa: ARG002 - files are processed at once
+        return False
+
+    @reads
     def download(self, file_id: str, to: Path) -> None:
         to.write_bytes(self._file(file_id))
 
@@ -603,16 +611,17 @@ class FakeService(_Hand):
 
     @reads
     def find_batch(self, part: Part, since: datetime) -> ServiceBatch | None:
-        for batch in self._listed():
-            if batch.created_at < since:
-                return None
-            if part.input_blob:
-                mine = batch.input_blob == part.input_blob
-            else:
-                mine = batch.metadata == part.metadata or batch.input_file_id == part.file_id
+        for batch in self._listed(since):
+            mine = batch.metadata == part.metadata
+            mine |= bool(part.file_id) and batch.input_file_id == part.file_id
+            mine |= bool(part.input_blob) and batch.input_blob == part.input_blob
             if mine and batch.id not in part.refused:
                 return self.world.described(batch)
         return None
+
+    @reads
+    def find_batches(self, ids: Collection[str], since: datetime | None) -> dict[str, ServiceBatch]:
+        return {batch.id: self.world.described(batch) for batch in self._listed(since) if batch.id in ids}
 
     def pages(self, after: str = "") -> Iterator[list[ServiceBatch]]:
         start, more = next((at for at, each in enumerate(self._listed(), 1) if each.id == after), 0), True
@@ -627,10 +636,11 @@ class FakeService(_Hand):
         return [self.world.described(batch) for batch in listed[start : start + PAGE]], len(listed) > start + PAGE
 
     @reads
-    def retrieve(self, batch_id: str) -> ServiceBatch | None:
+    def retrieve(self, batch_id: str) -> ServiceBatch:
         batch = self.world.batches[batch_id]
-        known = not batch.gone and batch.known_at <= self.world.now
-        return self.world.described(batch) if known else None
+        if batch.gone or batch.known_at > self.world.now:
+            raise NotFoundError(batch_id)
+        return self.world.described(batch)
 
     @writes
     def cancel(self, batch_id: str) -> None:
@@ -647,10 +657,11 @@ class FakeService(_Hand):
             raise NotFoundError(url)
         return self.world.blobs[blob_at(url)].content
 
-    def _listed(self) -> Iterator[Batch]:
-        """Yield what a list shows, newest first."""
+    def _listed(self, since: datetime | None = None) -> Iterator[Batch]:
+        """Yield what a list shows, newest first; with `since`, no older ones."""
         for batch in reversed(self.world.batches.values()):
-            if not batch.gone and batch.listed_at <= self.world.now:
+            shown = not batch.gone and batch.listed_at <= self.world.now
+            if shown and (since is None or batch.created_at >= since):
                 yield batch
 
 
