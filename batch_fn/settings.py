@@ -184,6 +184,8 @@ class Settings:
     """How long a step may stay unstarted before the tick sends its message again."""
     trouble_seconds: int = _setting("TROUBLE_SECONDS", 30, parse_int(1))
     """How long a part waits after the service was busy and did not say for how long."""
+    max_wait_seconds: int = _setting("MAX_WAIT_SECONDS", 7 * DAY, parse_int(1))
+    """How long a step that fails for the same reason is tried again, before what it is about is reported as it is."""
     quota_backoff_seconds: int = _setting("QUOTA_BACKOFF_SECONDS", 300, parse_int(1))
     """First wait of a deployment after `token_limit_exceeded`; doubled with each refusal, up to sixteenfold."""
 

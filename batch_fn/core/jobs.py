@@ -12,6 +12,7 @@ import msgspec
 
 from batch_fn.core.batches import ServiceError
 from batch_fn.core.names import part_key, result_path, work_folder
+from batch_fn.core.troubles import Trouble
 
 
 class JobState(StrEnum):
@@ -214,7 +215,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     waiting_since: datetime
     """Since when it wants to go to the service: the oldest goes first."""
     not_before: datetime | None = None
-    """A waiting part is not to be sent before."""
+    """A waiting part is not sent before; an ended one that could not be settled is not tried again before."""
     wait: Wait | None = None
     """Why it waits, or waited last."""
     admitted_at: datetime | None = None
@@ -242,6 +243,8 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     completed: int = 0
     failed_so_far: int = 0
     """What the service counts while it works."""
+    total: int = 0
+    """Requests that the service counted at the end; 0 where it did not."""
     created_at: datetime | None = None
     ended_at: datetime | None = None
     output_file_id: str = ""
@@ -253,12 +256,18 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     not_found_since: datetime | None = None
     """When the service first said that it does not know the batch."""
 
+    trouble: Trouble | None = None
+    """Why it could not be settled yet, once it has ended."""
+    input_gone: str = ""
+    """How its lines were settled after the blob with them was deleted: see core/report.py; empty if it was there."""
     succeeded: int = 0
     failed: int = 0
     """What this attempt made final, once it is settled."""
     usage: Usage = Usage()
     results: str = ""
     """Name of the blob, in the work container, that keeps this attempt's results; empty if none was made final."""
+    unmatched: str = ""
+    """Name of the blob, in the work container, that keeps result lines of no known request; empty if there are none."""
 
     @property
     def key(self) -> str:

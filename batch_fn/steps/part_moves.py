@@ -129,6 +129,7 @@ def end_unsent(app: App, stored: Stored[Part], error: ServiceError) -> None:
         clock.after(app.settings.resend_seconds),
         claims=claims,
         errors=(error,),
+        not_before=None,
         create_intent_at=None,
         ended_at=clock.now(),
     )
@@ -145,6 +146,8 @@ def end_with_batch(app: App, stored: Stored[Part], batch: ServiceBatch, now: dat
         batch_status=batch.status,
         completed=batch.completed,
         failed_so_far=batch.failed,
+        total=batch.total,
+        not_before=None,
         output_file_id=batch.output_file_id,
         error_file_id=batch.error_file_id,
         output_blob=batch.output_blob,
@@ -158,9 +161,19 @@ def end_with_batch(app: App, stored: Stored[Part], batch: ServiceBatch, now: dat
     return part
 
 
-def postpone_collect(app: App, stored: Stored[Part], until: datetime) -> None:
+def recheck_collect(app: App, stored: Stored[Part], until: datetime) -> None:
     """Have the tick ask again at that time for an ended part's results to be collected. Raises: ConflictError."""
     app.tables.update(stored, stored.row.with_state(PartState.ENDED, until))
+
+
+def postpone_collect(app: App, stored: Stored[Part], until: datetime, why: Wait, **changes: object) -> None:
+    """Leave an ended part alone until then, and show why it cannot be settled. Raises: ConflictError."""
+    why = msgspec.structs.replace(why, until=until)
+    part = stored.row.with_state(PartState.ENDED, until, not_before=until, wait=why, **changes)
+    app.tables.update(stored, part)
+    log.warning(
+        "collect_postponed", job_id=part.job_id, part=part.key, reason=why.reason, message=why.message, until=until
+    )
 
 
 def bundle(app: App, stored: Stored[Part], bundle_id: str) -> Part:

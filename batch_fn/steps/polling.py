@@ -129,7 +129,7 @@ def _look_at_part(app: App, stored: Stored[Part], now: datetime) -> None:
     elif part.state is PartState.BUNDLED:
         recheck_member(app, stored)
     elif part.state is PartState.ENDED:
-        part_moves.postpone_collect(app, stored, now + timedelta(seconds=app.settings.resend_seconds))
+        part_moves.recheck_collect(app, stored, now + timedelta(seconds=app.settings.resend_seconds))
         app.queues.collect(part.job_id)
 
 

@@ -176,7 +176,7 @@ def _uploaded(app: App, stored: Stored[Part]) -> Stored[Part]:
     if part.claims > 1 and not (file_id and app.openai.has_file(file_id)):
         file_id = next(iter(app.openai.find_files(part.file_name)), "")
     if not file_id:
-        with upload_content(app.blobs, part, app.settings.max_line_bytes) as content:
+        with upload_content(app.blobs, part) as content:
             file_id = app.openai.upload(part.file_name, content)
         log.info("part_uploaded", job_id=part.job_id, part=part.key, file=file_id)
     try:
@@ -217,7 +217,6 @@ def _split(app: App, active: ActiveJob, stored: Stored[Part], decision: Decision
         part,
         read_range(app.blobs, part.source),
         Limits(settings.part_bytes, settings.max_part_requests, tokens),
-        max_line_bytes=settings.max_line_bytes,
         first_number=max(each.row.number for each in active.parts) + 1,
         # In one transaction: one inserted ahead of it would be sent, as the job is accepted already.
         most=TRANSACTION_LIMIT - len((part, job)),

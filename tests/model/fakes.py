@@ -14,6 +14,7 @@ from typing import IO, Any, NamedTuple, cast
 
 import msgspec
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError, ServiceResponseError
+from azure.storage.blob import StorageErrorCode
 
 from batch_fn.app import App
 from batch_fn.core.admission import Deployment
@@ -405,7 +406,9 @@ class FakeBlobs(_StorageHand):
     ) -> Iterator[bytes]:
         blob = self.world.blobs.get((container, name))
         if blob is None:
-            raise ResourceNotFoundError(f"{container}/{name}")
+            gone = ResourceNotFoundError(f"{container}/{name}")
+            vars(gone)["error_code"] = StorageErrorCode.BLOB_NOT_FOUND
+            raise gone
         yield blob.content[offset:][:length]
 
     def writer(
@@ -440,7 +443,11 @@ class FakeBlobs(_StorageHand):
         blob = self.world.blobs.get(blob_at(url))
         return iter([blob.content]) if blob else None
 
-    def clear_work(self, folder: str) -> None:
+    @reads
+    def lists_url(self, url: str) -> bool:
+        return blob_at(url) in self.world.blobs
+
+    def clear_work(self, folder: str, after_each: Callable[[], None] | None = None) -> None:
         job_id = "-".join(folder.split("-")[:2])
         job = self.world.job_in_hand(job_id)
         current = job is None or job.work_folder == folder
@@ -448,6 +455,8 @@ class FakeBlobs(_StorageHand):
             self.world.breaks(f"the blobs of {job_id} were deleted before its report was there")
         for name in self._list_work(f"{folder}/"):
             self._delete_work(name)
+            if after_each is not None:
+                after_each()
 
     @reads
     def _list_work(self, prefix: str) -> list[str]:
