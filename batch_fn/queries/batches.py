@@ -54,7 +54,9 @@ def list_batches(
             if len(found) == limit:
                 return BatchesPage(found, last)
             last = batch.id
-            if (not wanted or batch.status in wanted) and (until is None or batch.created_at is None or batch.created_at <= until):
+            if (not wanted or batch.status in wanted) and (
+                until is None or batch.created_at is None or batch.created_at <= until
+            ):
                 found.append(_batch(batch, parts.get(batch.id)))
     return BatchesPage(found, None)
 

@@ -194,8 +194,13 @@ def _part(job: Job, part: Part) -> JobDetail:
         "batch_status": part.batch_status or None,
         "requests": part.requests,
         "progress": _progress(job, part),
-        "waits_for": part.wait.reason if part.wait and part.state is PartState.WAITING else None,
+        "waits_for": part.wait.reason if part.wait and _waits(part) else None,
     }
+
+
+def _waits(part: Part) -> bool:
+    """Return whether a part waits to be sent, or to be told of its batch."""
+    return part.state is PartState.WAITING or bool(part.trouble_since or part.not_found_since)
 
 
 def _kept(part: Part) -> int:

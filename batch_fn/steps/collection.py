@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from batch_fn.app import App
-from batch_fn.core.batches import failed_for_good
+from batch_fn.core.batches import blames_no_line, failed_for_good
 from batch_fn.core.jobs import (
     CANCELLED,
     InputRange,
@@ -72,7 +72,7 @@ def _settle_ended(app: App, job: Job, part: Part) -> None:
     with tempfile.TemporaryDirectory() as folder, BatchResults(app, part, Path(folder)) as answers:
         if not job.members:
             PartSettlement(app, job, part, answers, Path(folder)).run()
-        elif not answers and (failed_for_good(part.errors) or not part.batch_id):
+        elif not answers and not blames_no_line(part.errors) and (failed_for_good(part.errors) or not part.batch_id):
             dissolve(app, job, part)
         else:
             _settle_members(app, job, part, answers, Path(folder))
