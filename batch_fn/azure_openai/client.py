@@ -196,7 +196,7 @@ class OpenAIBatches:
             ServiceCallError: if the service does not give a complete list.
         """
         for batch in self._since(since):
-            if _made_for(batch, part) and batch.id not in part.refused:
+            if _made_for(batch, part) and not batch.refused and batch.id not in part.refused:
                 return batch
         return None
 

@@ -1,6 +1,6 @@
 """What any batch service answers, and its errors, told apart by what may be done next. Pure."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 import msgspec
@@ -28,6 +28,9 @@ PERMANENT_FAILURES = frozenset(
     }
 )
 """Codes of a failed batch that the same lines would meet again. Source: how-to, "Error codes"."""
+
+CLOCK_SKEW = timedelta(minutes=10)
+"""How far the service's clock may be off ours when we look for a batch by its time."""
 
 OUTCOME_UNKNOWN = "outcome_unknown"
 """Our own code: the lines may have been sent, and the service did not tell what became of them."""
@@ -91,9 +94,16 @@ class ServiceBatch(msgspec.Struct, frozen=True, kw_only=True):
         output, errors = self.output_file_id or self.output_blob, self.error_file_id or self.error_blob
         if (self.completed and not output) or (self.failed and not errors):
             return True
-        if output or errors or self.status not in {"completed", "expired", "cancelled"}:
+        if output or errors:
             return False
-        return self.status == "completed" or not self.total
+        if self.status == "failed":  # before any line was run, which its errors then say
+            return not self.errors and not self.total
+        return self.status == "completed" or (self.terminal and not self.total)
+
+    @property
+    def refused(self) -> bool:
+        """Whether it failed for a reason that may pass, before any line of it was run."""
+        return self.refused_for_quota or self.refused_for_access
 
     @property
     def refused_for_quota(self) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from batch_fn.core.jobs import CANCELLED, Estimate, Job, Part, Usage
+from batch_fn.core.jobs import CANCELLED, Estimate, Job, Outcome, Part, Usage
 from batch_fn.core.prices import DIGITS, cost
 from batch_fn.validation.findings import INPUT_GONE, Finding
 
@@ -151,3 +151,12 @@ def service_findings(parts: list[Part]) -> list[Finding]:
         if (said := INPUT_GONE_SAYS.get(part.input_gone))
     ]
     return failures + gone
+
+
+def outcome(*, succeeded: int, failed: int, cancelled: bool) -> Outcome:
+    """Return how an accepted job ended."""
+    if cancelled:
+        return Outcome.CANCELLED
+    if not failed:
+        return Outcome.SUCCEEDED
+    return Outcome.PARTIALLY_SUCCEEDED if succeeded else Outcome.FAILED

@@ -199,8 +199,10 @@ def _part(job: Job, part: Part) -> JobDetail:
 
 
 def _waits(part: Part) -> bool:
-    """Return whether a part waits to be sent, or to be settled."""
-    return part.state is PartState.WAITING or (part.state is PartState.ENDED and part.not_before is not None)
+    """Return whether a part waits to be sent, to be told of its batch, or to be settled."""
+    if part.state is PartState.ENDED:
+        return part.collect_trouble is not None
+    return part.state is PartState.WAITING or bool(part.trouble_since or part.not_found_since)
 
 
 def _kept(part: Part) -> int:

@@ -12,6 +12,7 @@ from batch_fn.core.batches import NotFoundError, ServiceCallError
 from batch_fn.core.jobs import Part, Usage
 from batch_fn.core.results import Result, Verdict, read_result
 from batch_fn.runtime import clock, log
+from batch_fn.steps import trouble
 from batch_fn.steps.bundling import member_and_line
 from batch_fn.validation.compact_map import CompactMap
 from batch_fn.validation.lines import Line, lines
@@ -179,10 +180,10 @@ class BatchResults:
                 self._missing.append(number)
         except NotFoundError:
             self._missing.append(number)
-        except (ServiceCallError, OSError) as trouble:
+        except (ServiceCallError, OSError) as error:
             if not self._give_up:
                 raise
-            log.warning("result_given_up", job_id=part.job_id, part=part.key, result=file_id or url, trouble=trouble)
+            log.warning("result_given_up", job_id=part.job_id, part=part.key, result=file_id or url, error=error)
 
     def _copy(self, url: str, to: Path) -> bool:
         """Bring a result blob here, and return whether there is one: the service names one even where it wrote none."""
@@ -226,13 +227,15 @@ class BatchResults:
         if self._give_up:
             return
         part, now, settings = self._part, clock.now(), self._app.settings
-        since = part.trouble.missing_since if part.trouble else None
+        since = part.collect_trouble.missing_since if part.collect_trouble else None
         settled = (since or now) + timedelta(seconds=settings.settle_seconds)
         if since is None or now < settled:
             raise ResultsNotReadyError(f"all results of batch {part.batch_id}", settled)
         for number in self._missing:
             if number in short and not self._is_gone(number):
-                later = now + (part.trouble.pause(settings.trouble_seconds) if part.trouble else timedelta())
+                later = now + (
+                    part.collect_trouble.pause(settings.trouble_seconds) if part.collect_trouble else timedelta()
+                )
                 raise ResultsNotReadyError(f"a result file of batch {part.batch_id} that it lists", later)
 
     def _is_gone(self, number: int) -> bool:
@@ -240,6 +243,8 @@ class BatchResults:
         part = self._part
         file_id = (part.output_file_id, part.error_file_id)[number]
         if file_id:
+            if not part.was_sent_to(self._app.settings.openai_endpoint):
+                raise trouble.elsewhere(self._app, part)
             return self._app.openai.lacks_file(file_id)
         return not self._app.blobs.lists_url((part.output_blob, part.error_blob)[number])
 

@@ -23,7 +23,7 @@ from batch_fn.runtime import clock, log
 from batch_fn.steps import part_moves
 from batch_fn.steps.cleaning import clean_up
 from batch_fn.steps.ownership import finishing_lease
-from batch_fn.storage.part_lines import SourceLine, picked, read_lines
+from batch_fn.storage.part_lines import InputGoneError, SourceLine, picked, read_lines
 from batch_fn.storage.rows import ActiveJob, Change, ConflictError, Stored
 from batch_fn.validation.requests import fill_deployment, with_custom_id
 
@@ -65,8 +65,10 @@ def build_bundle(app: App, first: Part) -> tuple[str, str] | None:
         return None
     try:
         _write_lines(app, bundle_id, bundle_members)
-    except Exception:
-        dissolve_unsent(app, bundle, alone=True)  # one that cannot be read is not to keep the others
+    except Exception as error:
+        dissolve_unsent(app, bundle, alone=True)  # a member that cannot be read must not keep the others waiting
+        if isinstance(error, InputGoneError):
+            return None  # each member has its message
         raise
     bundle_part = _bundle_part(app, bundle_id, bundle_members)
     members = tuple(Member(part.job_id, part.key) for part in bundle_members)

@@ -14,7 +14,7 @@ from batch_fn.storage.rows import Stored
 def clean_up(app: App, lease: FinishingLease, parts: list[Stored[Part]]) -> bool:
     """Delete what the results hold already; it may be repeated. Return False if the service does not let us yet.
 
-    What the service does not delete for MAX_WAIT_SECONDS is left there, where it expires.
+    What the service does not delete for ENVIRONMENT_WAIT_SECONDS is left there, where it expires.
     """
     job = lease.job
     try:
@@ -23,7 +23,7 @@ def clean_up(app: App, lease: FinishingLease, parts: list[Stored[Part]]) -> bool
             lease.renew()
     except ServiceCallError as trouble:
         now = clock.now()
-        if now < (job.finished_at or now) + timedelta(seconds=app.settings.max_wait_seconds):
+        if now < (job.finished_at or now) + timedelta(seconds=app.settings.environment_wait_seconds):
             until = _next_try(app, now, trouble)
             lease.hold(until)
             log.warning("files_not_deleted_yet", job_id=job.job_id, until=until, trouble=trouble)

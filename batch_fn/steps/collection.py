@@ -7,7 +7,7 @@ from typing import Any
 
 from batch_fn.app import App
 from batch_fn.core import troubles
-from batch_fn.core.batches import ServiceCallError, TransientServiceError, failed_for_good
+from batch_fn.core.batches import ServiceCallError, TransientServiceError, blames_no_line, failed_for_good
 from batch_fn.core.jobs import Job, JobState, Part, PartState, Wait, is_pending_member, with_bundle_batch
 from batch_fn.core.report import report_is_current
 from batch_fn.core.troubles import FULL_DISK, Trouble
@@ -60,7 +60,7 @@ def _collect(app: App, active: ActiveJob) -> None:
 def _try_to_settle(app: App, job: Job, stored: Stored[Part]) -> None:
     """Settle an ended part; if that is not possible now, leave it alone for a while, and show why.
 
-    What was tried often enough, for MAX_WAIT_SECONDS, is settled with what can be fetched.
+    What was tried often enough, for ENVIRONMENT_WAIT_SECONDS, is settled with what can be fetched.
     """
     part, now = stored.row, clock.now()
     try:
@@ -68,8 +68,8 @@ def _try_to_settle(app: App, job: Job, stored: Stored[Part]) -> None:
     except ConflictError:
         raise
     except Exception as error:
-        trouble = troubles.met(part.trouble, now, missing=isinstance(error, ResultsNotReadyError))
-        if trouble.is_exhausted(now, app.settings.max_wait_seconds):
+        trouble = troubles.met(part.collect_trouble, now, missing=isinstance(error, ResultsNotReadyError))
+        if trouble.is_exhausted(now, app.settings.environment_wait_seconds):
             log.warning("collect_given_up", job_id=job.job_id, part=part.key, tries=trouble.tries, error=error)
             _settle(app, job, part, give_up=True)
             return
@@ -78,7 +78,9 @@ def _try_to_settle(app: App, job: Job, stored: Stored[Part]) -> None:
         until = until or now + trouble.pause(app.settings.trouble_seconds, retry_after)
         why = Wait(reason=reason or "error", message=str(error) if reason else type(error).__name__)
         with contextlib.suppress(ConflictError):
-            part_moves.postpone_collect(app, stored, until, why, trouble=trouble, **_ended_anew(app, part, trouble))
+            part_moves.postpone_collect(
+                app, stored, until, why, collect_trouble=trouble, **_ended_anew(app, part, trouble)
+            )
         if reason is None:
             raise
 
@@ -130,7 +132,7 @@ def _settle(app: App, job: Job, part: Part, *, give_up: bool = False) -> None:
     ):
         if not job.members:
             PartSettlement(app, job, part, answers, Path(folder), give_up=give_up).run()
-        elif not answers and (failed_for_good(part.errors) or not part.batch_id):
+        elif not answers and not blames_no_line(part.errors) and (failed_for_good(part.errors) or not part.batch_id):
             dissolve(app, job, part)
         else:
             _settle_members(app, job, part, answers, Path(folder), give_up=give_up)

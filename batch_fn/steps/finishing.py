@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from batch_fn.app import App
-from batch_fn.core.jobs import Job, JobState, Outcome, Part, outcome
-from batch_fn.core.report import report, report_is_current, service_findings
+from batch_fn.core.jobs import Job, JobState, Outcome, Part
+from batch_fn.core.report import outcome, report, report_is_current, service_findings
 from batch_fn.core.results import FinalResult, merge, unpack
 from batch_fn.runtime import log
 from batch_fn.steps.cleaning import clean_up

@@ -15,6 +15,7 @@ from batch_fn.core.jobs import CANCELLED, InputRange, Job, JobState, Part, PartS
 from batch_fn.core.planning import next_attempt
 from batch_fn.core.results import Verdict, no_response, pack, read_result
 from batch_fn.runtime import clock, log
+from batch_fn.steps import trouble
 from batch_fn.steps.answers import STRAY, BatchResults, Location, Unplaced
 from batch_fn.steps.bundling import bundled_id, may_bundle, member_and_line
 from batch_fn.steps.final_results import FinalResults
@@ -192,10 +193,12 @@ class PartSettlement:
                 self._app.openai.download(part.file_id, file)
                 return file
         except NotFoundError as error:
-            if not self._give_up and not self._app.openai.lacks_file(part.file_id):
-                raise TransientServiceError(
-                    f"the service lists an input file that it does not give: {error}"
-                ) from error
+            if self._give_up:
+                return None
+            if not part.was_sent_to(self._app.settings.openai_endpoint):
+                raise trouble.elsewhere(self._app, part) from error
+            if not self._app.openai.lacks_file(part.file_id):
+                raise TransientServiceError(f"the service lists a file that it does not give: {error}") from error
             return None
         except ServiceCallError:
             if not self._give_up:
