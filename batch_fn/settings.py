@@ -14,6 +14,31 @@ from typing import Any, Self
 DAY = 86_400
 
 
+PLACE_SETTINGS = frozenset(
+    {
+        "storage",
+        "storage_blob_uri",
+        "storage_queue_uri",
+        "storage_table_uri",
+        "input_container",
+        "output_container",
+        "errors_container",
+        "reports_container",
+        "archive_container",
+        "work_container",
+        "drop_queue",
+        "submit_queue",
+        "collect_queue",
+        "completed_queue",
+        "jobs_table",
+        "deployments_table",
+        "work_table",
+    }
+)
+"""Fields of `Settings` that say where state is kept: they never change while there is an unfinished job. Any other
+setting may change at any time."""
+
+
 class SettingError(Exception):
     """A setting is missing or wrong; the sentence names it and says what it takes."""
 
@@ -176,6 +201,8 @@ class Settings:
     """How long an instance may hold a part while it uploads and creates; after that another may take it over."""
     settle_seconds: int = _setting("SETTLE_SECONDS", 300, parse_int(0))
     """How long after a lost create the service may still bring the batch to light; only then is it created again."""
+    environment_wait_seconds: int = _setting("ENVIRONMENT_WAIT_SECONDS", 7 * DAY, parse_int(1))
+    """How long work waits for storage, service, identity or network to recover; after that its lines end explained."""
     token_limits: Mapping[str, int] = _setting("TOKEN_LIMITS", MappingProxyType({}), parse_limits)
     """Enqueued tokens that a deployment takes, as `name=tokens, name=tokens`; left out: what the service tells."""
     patience_seconds: int = _setting("PATIENCE_SECONDS", 3600, parse_int(0))

@@ -7,7 +7,7 @@ from types import MappingProxyType
 import msgspec
 
 from batch_fn.core.jobs import InputRange, Part, PartState, estimated_tokens
-from batch_fn.validation.lines import lines
+from batch_fn.validation.lines import NO_LIMIT, lines
 from batch_fn.validation.requests import Request, RequestRun, body_characters
 
 FILLED_BYTES = len('"model":"",')
@@ -145,7 +145,6 @@ def split(
     chunks: Iterable[bytes],
     limits: Limits,
     *,
-    max_line_bytes: int,
     first_number: int,
     most: int,
     due: datetime,
@@ -156,7 +155,7 @@ def split(
     """
     source = part.source
     planner = Planner(limits, container=source.container, name=source.name, size=0, picked=source.picked, most=most)
-    for line in lines(chunks, max_line_bytes):
+    for line in lines(chunks, NO_LIMIT):
         raw = line.raw.partition(b"\t")[2] if source.picked else line.raw
         planner.add(
             Request(

@@ -84,7 +84,7 @@ def in_hand(
         failed=sum(part.failed for part in parts),
         findings=findings[:REPORTED_FINDINGS],
         finding_count=len(findings),
-        outputs={"output": None, "errors": None, "archive": None},
+        outputs={"output": None, "errors": None, "unmatched": None, "archive": None},
         parts=parts,
         previous_report=previous_report,
         prices=prices,
@@ -194,8 +194,15 @@ def _part(job: Job, part: Part) -> JobDetail:
         "batch_status": part.batch_status or None,
         "requests": part.requests,
         "progress": _progress(job, part),
-        "waits_for": part.wait.reason if part.wait and part.state is PartState.WAITING else None,
+        "waits_for": part.wait.reason if part.wait and _waits(part) else None,
     }
+
+
+def _waits(part: Part) -> bool:
+    """Return whether a part waits to be sent, to be told of its batch, or to be settled."""
+    if part.state is PartState.ENDED:
+        return part.collect_trouble is not None
+    return part.state is PartState.WAITING or bool(part.trouble_since or part.not_found_since)
 
 
 def _kept(part: Part) -> int:

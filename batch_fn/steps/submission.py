@@ -1,44 +1,31 @@
 """A waiting part goes to the service: admitted, claimed by one instance, uploaded, and made a batch, once.
 
-A create is never sent blindly a second time. Before it is sent, the ledger says so (`creating_at`); whoever finds that
-mark and no batch waits until a lost create must have come to light, looks for it, and only then creates.
+A create is never sent blindly a second time. Before it is sent, the part's row says so (`create_intent_at`); an
+instance that finds this mark without a batch looks for the lost create first (see lost_create.py).
 """
 
 import contextlib
-import random
-import re
 from datetime import datetime, timedelta
 
 import msgspec
 
 from batch_fn.app import App
 from batch_fn.core.admission import Decision, Reason
-from batch_fn.core.batches import (
-    CreateOutcomeUnknownError,
-    FileQuotaError,
-    NotFoundError,
-    PermanentServiceError,
-    ServiceError,
-    TokenLimitError,
-    TransientServiceError,
-)
+from batch_fn.core.batches import ServiceCallError, ServiceError
 from batch_fn.core.jobs import Job, Part, PartState, Wait
-from batch_fn.core.names import FILE_NAME
 from batch_fn.core.planning import Limits, split
 from batch_fn.runtime import clock, log
 from batch_fn.runtime.memory import large_step_lock
-from batch_fn.steps import part_moves, quota
+from batch_fn.steps import lost_create, part_moves, quota, refusals, trouble
 from batch_fn.steps.bundling import build_bundle
 from batch_fn.steps.cancelling import NOT_SENT, unwanted
 from batch_fn.steps.ownership import delete_orphaned_work
-from batch_fn.storage.part_lines import input_blob_of, read_range, upload_content
+from batch_fn.storage.part_lines import InputGoneError, input_blob_of, read_range, upload_content
 from batch_fn.storage.rows import TRANSACTION_LIMIT, ActiveJob, Change, ConflictError, Stored
+from batch_fn.validation.findings import INPUT_GONE
 
 TOO_LARGE = "bundle_too_large"
 """Our own code: the members of a bundle need more tokens than the deployment takes, so they go one by one."""
-
-CLOCK_SKEW = timedelta(minutes=10)
-"""How far the service's clock may be off ours when we look for a batch by its time."""
 
 
 def submit(app: App, job_id: str, key: str) -> None:
@@ -73,7 +60,7 @@ def _submit(app: App, active: ActiveJob, stored: Stored[Part]) -> None:
     try:
         decision = _admit(app, stored.row)
         if decision is None or decision.may_go:
-            _send(app, part_moves.claim(app, stored), cancelled=cancelled)
+            _send(app, active.job.row, part_moves.claim(app, stored), cancelled=cancelled)
         elif decision.reason is Reason.TOO_LARGE and active.job.row.members:
             part_moves.end_unsent(
                 app,
@@ -84,6 +71,8 @@ def _submit(app: App, active: ActiveJob, stored: Stored[Part]) -> None:
             _split(app, active, stored, decision)
         else:
             part_moves.wait(app, stored, decision.until or clock.now(), decision.wait)
+    except InputGoneError as gone:
+        _input_gone(app, stored, gone)
     except ConflictError:
         log.info("part_taken_over", job_id=job_id, part=key)  # the claim had ended, and another instance has it
 
@@ -103,20 +92,12 @@ def _admit(app: App, part: Part) -> Decision | None:
     return None if admitted or part.create_intent_at is not None else quota.admit(app, part)
 
 
-def _send(app: App, stored: Stored[Part], *, cancelled: bool) -> None:
+def _send(app: App, job: Job, stored: Stored[Part], *, cancelled: bool) -> None:
     """Do what is left to do of a claimed part's way to the service; one of a cancelled job gets no batch any more."""
     claimed = stored
     try:
-        if stored.row.create_intent_at is not None:
-            settled = stored.row.create_intent_at + timedelta(seconds=app.settings.settle_seconds)
-            if clock.now() < settled:
-                part_moves.wait(app, stored, settled, Wait(reason="lost_create"))
-                return
-            batch = app.openai.find_batch(stored.row, since=stored.row.create_intent_at - CLOCK_SKEW)
-            if batch is not None:
-                log.warning("batch_adopted", job_id=stored.row.job_id, part=stored.row.key, batch=batch.id)
-                part_moves.open_batch(app, stored, batch)
-                return
+        if not lost_create.is_ruled_out(app, stored):
+            return
         if cancelled:
             part_moves.end_unsent(app, stored, NOT_SENT)
             return
@@ -124,48 +105,25 @@ def _send(app: App, stored: Stored[Part], *, cancelled: bool) -> None:
         batch, enqueued = app.openai.create(stored.row)
         part_moves.open_batch(app, stored, batch)
         quota.record_headers(app, stored.row, enqueued)
-    except TokenLimitError as error:
-        until = quota.record_refusal(app, stored.row)
-        part_moves.wait(
-            app,
-            stored,
-            until,
-            Wait(reason="token_limit", message=str(error)),
-            create_intent_at=None,
-            admitted_at=None,
-        )
-    except FileQuotaError as error:
-        wait_seconds = 0 if _delete_finished_files(app) else app.settings.quota_backoff_seconds
-        part_moves.wait(app, stored, clock.after(wait_seconds), Wait(reason="file_quota", message=str(error)))
-    except NotFoundError:
-        part_moves.wait(app, stored, clock.now(), Wait(reason="file_gone"), create_intent_at=None, file_id="")
-    except CreateOutcomeUnknownError as error:
-        part_moves.wait(
-            app,
-            stored,
-            clock.after(app.settings.settle_seconds),
-            Wait(reason="lost_create", message=str(error)),
-        )
-    except TransientServiceError as trouble:
-        jitter = random.uniform(0.5, 1.5)  # noqa: S311 - no secret
-        seconds = trouble.retry_after or app.settings.trouble_seconds * jitter
-        # A create that was answered with a no made nothing; a mark from an earlier claim stays until it is settled.
-        mark = claimed.row.create_intent_at if stored is claimed else None
-        part_moves.wait(
-            app, stored, clock.after(seconds), Wait(reason="service", message=str(trouble)), create_intent_at=mark
-        )
-    except PermanentServiceError as error:
-        part_moves.end_unsent(app, stored, error.error)
+    except ServiceCallError as error:
+        refusals.meet(app, stored, error, created=stored is not claimed, bundle=bool(job.members))
+    except InputGoneError as gone:
+        _input_gone(app, stored, gone)
     except ConflictError:
         raise
     except Exception as error:
-        part_moves.wait(
-            app,
-            stored,
-            clock.after(app.settings.trouble_seconds),
-            Wait(reason="error", message=type(error).__name__),
-        )
+        trouble.wait_out(app, stored, Wait(reason="error", message=type(error).__name__))
         raise
+
+
+def _input_gone(app: App, stored: Stored[Part], gone: InputGoneError) -> None:
+    """End a part whose lines were deleted before they were sent, when they are still gone after SETTLE_SECONDS."""
+    with contextlib.suppress(ConflictError):
+        if stored.row.wait is not None and stored.row.wait.reason == INPUT_GONE:
+            part_moves.end_unsent(app, stored, ServiceError(INPUT_GONE, str(gone)))
+        else:
+            until = clock.after(app.settings.settle_seconds)
+            part_moves.wait(app, stored, until, Wait(reason=INPUT_GONE, message=str(gone)))
 
 
 def _uploaded(app: App, stored: Stored[Part]) -> Stored[Part]:
@@ -176,11 +134,11 @@ def _uploaded(app: App, stored: Stored[Part]) -> Stored[Part]:
     if part.claims > 1 and not (file_id and app.openai.has_file(file_id)):
         file_id = next(iter(app.openai.find_files(part.file_name)), "")
     if not file_id:
-        with upload_content(app.blobs, part, app.settings.max_line_bytes) as content:
+        with upload_content(app.blobs, part) as content:
             file_id = app.openai.upload(part.file_name, content)
         log.info("part_uploaded", job_id=part.job_id, part=part.key, file=file_id)
     try:
-        return part_moves.mark_create(app, stored, file_id=file_id)
+        return part_moves.mark_create(app, stored, file_id=file_id, input_blob="", output_folder="")
     except ConflictError:
         if _sent_without(app, part, file_id):  # its files may have been deleted before this one was there
             app.openai.delete_file(file_id)
@@ -217,7 +175,6 @@ def _split(app: App, active: ActiveJob, stored: Stored[Part], decision: Decision
         part,
         read_range(app.blobs, part.source),
         Limits(settings.part_bytes, settings.max_part_requests, tokens),
-        max_line_bytes=settings.max_line_bytes,
         first_number=max(each.row.number for each in active.parts) + 1,
         # In one transaction: one inserted ahead of it would be sent, as the job is accepted already.
         most=TRANSACTION_LIMIT - len((part, job)),
@@ -231,15 +188,3 @@ def _split(app: App, active: ActiveJob, stored: Stored[Part], decision: Decision
     log.info("part_split", job_id=part.job_id, part=part.key, into=len(pieces), limit=decision.limit)
     for piece in pieces:
         app.queues.submit(piece.job_id, piece.key)
-
-
-def _delete_finished_files(app: App) -> bool:
-    """Delete what finished jobs of ours have left at the service. Return whether that made room."""
-    made_room = False
-    for file_id, name in list(app.openai.files()):
-        ours = re.fullmatch(FILE_NAME, name)
-        finished = app.tables.finished(ours["job_id"]) if ours else None
-        if ours and finished is not None and int(ours["attempt"]) <= finished.attempts:
-            app.openai.delete_file(file_id)
-            made_room = True
-    return made_room

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -202,17 +202,19 @@ class Blobs:
         """Return the content of the blob at a URL that the service gave, None if there is no such blob."""
         from azure.core.exceptions import ResourceNotFoundError
 
-        # Only the path counts: the service may write host or port in another way, and add a query.
-        root = urlsplit(self._service.url).path.rstrip("/") + "/"
-        path = unquote(urlsplit(url).path.removeprefix(root))
-        container, _, name = path.partition("/")
         try:
-            return self._blob(container, name).download_blob().chunks()
+            return self._blob(*self._at(url)).download_blob().chunks()
         except ResourceNotFoundError:
             return None
 
-    def clear_work(self, folder: str) -> None:
-        """Delete everything in a folder of the work container (see `jobs.work_folder`)."""
+    def lists_url(self, url: str) -> bool:
+        """Return whether a list of the container has the blob at a URL that the service gave."""
+        container, name = self._at(url)
+        names = self._service.get_container_client(container).list_blob_names(name_starts_with=name)
+        return any(each == name for each in names)
+
+    def clear_work(self, folder: str, after_each: Callable[[], None] | None = None) -> None:
+        """Delete everything in a folder of the work container (see `names.work_folder`)."""
         from azure.core.exceptions import ResourceNotFoundError
 
         work = self._service.get_container_client(self._settings.work_container)
@@ -220,6 +222,15 @@ class Blobs:
         for name in sorted(work.list_blob_names(name_starts_with=f"{folder}/"), reverse=True):
             with contextlib.suppress(ResourceNotFoundError):
                 work.delete_blob(name)
+            if after_each is not None:
+                after_each()
+
+    def _at(self, url: str) -> tuple[str, str]:
+        """Return container and name of the blob at a URL that the service gave."""
+        # Only the path counts: the service may write host or port in another way, and add a query.
+        root = urlsplit(self._service.url).path.rstrip("/") + "/"
+        container, _, name = unquote(urlsplit(url).path.removeprefix(root)).partition("/")
+        return container, name
 
     def _blob(self, container: str, name: str) -> "BlobClient":
         return self._service.get_blob_client(container, name)

@@ -9,6 +9,9 @@ import msgspec
 DROP_GONE = "drop_gone"
 """Our own code: the version of the drop was overwritten or deleted before all of it was read."""
 
+INPUT_GONE = "input_gone"
+"""Our own code: the copy of the lines, in the archive or the work container, was deleted while the job was running."""
+
 REPORTED_FINDINGS = 100
 """The report holds the first findings; the errors blob holds all of them."""
 

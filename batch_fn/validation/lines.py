@@ -1,6 +1,7 @@
 """A stream of chunks in, the lines of a drop out. In memory are never more than two chunks and two lines."""
 
 import itertools
+import sys
 from collections.abc import Iterable, Iterator
 
 import msgspec
@@ -8,6 +9,9 @@ import msgspec
 BOM = b"\xef\xbb\xbf"  # the service refuses a file that begins with one, editors on Windows write one
 TOGETHER_BYTES = 128 * 1024
 """Lines that are looked at together: few enough to stay in the processor's cache while they are."""
+
+NO_LIMIT = sys.maxsize
+"""As the limit of a line's bytes: for lines that were accepted before."""
 
 _BLANK = b" \t\r"
 

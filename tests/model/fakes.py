@@ -7,13 +7,14 @@ Every public method is a call that goes through the world's `Turn`, which may le
 import functools
 import inspect
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
 import msgspec
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError, ServiceResponseError
+from azure.storage.blob import StorageErrorCode
 
 from batch_fn.app import App
 from batch_fn.core.admission import Deployment
@@ -405,7 +406,9 @@ class FakeBlobs(_StorageHand):
     ) -> Iterator[bytes]:
         blob = self.world.blobs.get((container, name))
         if blob is None:
-            raise ResourceNotFoundError(f"{container}/{name}")
+            gone = ResourceNotFoundError(f"{container}/{name}")
+            vars(gone)["error_code"] = StorageErrorCode.BLOB_NOT_FOUND
+            raise gone
         yield blob.content[offset:][:length]
 
     def writer(
@@ -440,7 +443,11 @@ class FakeBlobs(_StorageHand):
         blob = self.world.blobs.get(blob_at(url))
         return iter([blob.content]) if blob else None
 
-    def clear_work(self, folder: str) -> None:
+    @reads
+    def lists_url(self, url: str) -> bool:
+        return blob_at(url) in self.world.blobs
+
+    def clear_work(self, folder: str, after_each: Callable[[], None] | None = None) -> None:
         job_id = "-".join(folder.split("-")[:2])
         job = self.world.job_in_hand(job_id)
         current = job is None or job.work_folder == folder
@@ -448,6 +455,8 @@ class FakeBlobs(_StorageHand):
             self.world.breaks(f"the blobs of {job_id} were deleted before its report was there")
         for name in self._list_work(f"{folder}/"):
             self._delete_work(name)
+            if after_each is not None:
+                after_each()
 
     @reads
     def _list_work(self, prefix: str) -> list[str]:
@@ -560,6 +569,14 @@ class FakeService(_Hand):
         return file_id in self.world.files
 
     @reads
+    def lacks_file(self, file_id: str) -> bool:
+        return file_id not in self.world.files
+
+    @reads
+    def file_is_pending(self, file_id: str) -> bool:  # noqa: ARG002 - files are processed at once
+        return False
+
+    @reads
     def download(self, file_id: str, to: Path) -> None:
         to.write_bytes(self._file(file_id))
 
@@ -603,16 +620,17 @@ class FakeService(_Hand):
 
     @reads
     def find_batch(self, part: Part, since: datetime) -> ServiceBatch | None:
-        for batch in self._listed():
-            if batch.created_at < since:
-                return None
-            if part.input_blob:
-                mine = batch.input_blob == part.input_blob
-            else:
-                mine = batch.metadata == part.metadata or batch.input_file_id == part.file_id
+        for batch in self._listed(since):
+            mine = batch.metadata == part.metadata
+            mine |= bool(part.file_id) and batch.input_file_id == part.file_id
+            mine |= bool(part.input_blob) and batch.input_blob == part.input_blob
             if mine and batch.id not in part.refused:
                 return self.world.described(batch)
         return None
+
+    @reads
+    def find_batches(self, ids: Collection[str], since: datetime | None) -> dict[str, ServiceBatch]:
+        return {batch.id: self.world.described(batch) for batch in self._listed(since) if batch.id in ids}
 
     def pages(self, after: str = "") -> Iterator[list[ServiceBatch]]:
         start, more = next((at for at, each in enumerate(self._listed(), 1) if each.id == after), 0), True
@@ -627,10 +645,11 @@ class FakeService(_Hand):
         return [self.world.described(batch) for batch in listed[start : start + PAGE]], len(listed) > start + PAGE
 
     @reads
-    def retrieve(self, batch_id: str) -> ServiceBatch | None:
+    def retrieve(self, batch_id: str) -> ServiceBatch:
         batch = self.world.batches[batch_id]
-        known = not batch.gone and batch.known_at <= self.world.now
-        return self.world.described(batch) if known else None
+        if batch.gone or batch.known_at > self.world.now:
+            raise NotFoundError(batch_id)
+        return self.world.described(batch)
 
     @writes
     def cancel(self, batch_id: str) -> None:
@@ -647,10 +666,11 @@ class FakeService(_Hand):
             raise NotFoundError(url)
         return self.world.blobs[blob_at(url)].content
 
-    def _listed(self) -> Iterator[Batch]:
-        """Yield what a list shows, newest first."""
+    def _listed(self, since: datetime | None = None) -> Iterator[Batch]:
+        """Yield what a list shows, newest first; with `since`, no older ones."""
         for batch in reversed(self.world.batches.values()):
-            if not batch.gone and batch.listed_at <= self.world.now:
+            shown = not batch.gone and batch.listed_at <= self.world.now
+            if shown and (since is None or batch.created_at >= since):
                 yield batch
 
 

@@ -485,6 +485,7 @@ class World:
             # The service names its blobs even where it writes none.
             output_blob=result_url(batch, "results") if batch.input_blob and not batch.open else "",
             error_blob=result_url(batch, "errors") if batch.input_blob and not batch.open else "",
+            total=len(batch.custom_ids),
             completed=sum(answer is Answer.ANSWERED for answer in batch.answers.values()),
             failed=sum(answer is not Answer.ANSWERED for answer in batch.answers.values()),
             errors=batch.errors,
