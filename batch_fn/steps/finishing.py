@@ -18,7 +18,7 @@ from batch_fn.core.results import FinalResult, merge, unpack
 from batch_fn.runtime import log
 from batch_fn.steps.ownership import finishing_lease, is_finished
 from batch_fn.storage.blob_streams import MIN_CHUNK_BYTES, BlobChangedError
-from batch_fn.storage.blobs import DropGoneError
+from batch_fn.storage.drops import DropGoneError
 from batch_fn.storage.rows import ActiveJob, ConflictError, FinishedJob, Stored
 from batch_fn.validation.findings import REPORTED_FINDINGS
 

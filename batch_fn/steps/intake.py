@@ -14,7 +14,7 @@ from batch_fn.steps.accepting import accept
 from batch_fn.steps.finishing import finish_rejected
 from batch_fn.steps.ownership import delete_orphaned_work
 from batch_fn.steps.picking import pick
-from batch_fn.storage.blobs import Drop, DropGoneError
+from batch_fn.storage.drops import Drop, DropGoneError
 from batch_fn.storage.rows import ActiveJob, Stored
 from batch_fn.validation.check import validate_blocks
 from batch_fn.validation.findings import DROP_GONE, Code, Finding, Findings

@@ -30,7 +30,7 @@ from batch_fn.core.batches import (
 )
 from batch_fn.core.jobs import Job, Part
 from batch_fn.storage.blob_streams import ANY_VERSION, CHUNK_BYTES, BlobChangedError
-from batch_fn.storage.blobs import Drop, DropGoneError
+from batch_fn.storage.drops import Drop, DropGoneError
 from batch_fn.storage.queues import Message
 from batch_fn.storage.rows import (
     JOB_ROW,
