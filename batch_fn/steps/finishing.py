@@ -19,6 +19,7 @@ from batch_fn.runtime import log
 from batch_fn.steps.ownership import finishing_lease, is_finished
 from batch_fn.storage.blob_streams import MIN_CHUNK_BYTES, BlobChangedError
 from batch_fn.storage.drops import DropGoneError
+from batch_fn.storage.environment import is_environmental
 from batch_fn.storage.rows import ActiveJob, ConflictError, FinishedJob, Stored
 from batch_fn.validation.findings import REPORTED_FINDINGS
 
@@ -34,13 +35,13 @@ class CountMismatchError(Exception):
     """The results of a job are not exactly its requests; it is not finished, and somebody has to look."""
 
 
-def finish_rejected(app: App, stored: Stored[Job], findings: "Findings") -> None:
-    """Write what is wrong with a drop, and close its job."""
+def finish_rejected(app: App, stored: Stored[Job], findings: "Findings", *, without_copy: bool = False) -> None:
+    """Write what is wrong with a drop, and close its job; `without_copy`: even if the archive cannot get its bytes."""
     with finishing_lease(app, stored) as job:
         if job is None:
             return
         written = app.blobs.report(job.row.path)
-        document = written or _write_findings(app, job.row, findings)
+        document = written or _write_findings(app, job.row, findings, without_copy=without_copy)
         active = app.tables.active_job(job.row.job_id) or ActiveJob(job)
         _publish(app, active, document, again=written is not None)
 
@@ -95,14 +96,18 @@ def _versions(app: App, job: Job) -> _Versions:
     )
 
 
-def _write_findings(app: App, job: Job, findings: "Findings") -> dict[str, Any]:
+def _write_findings(app: App, job: Job, findings: "Findings", *, without_copy: bool) -> dict[str, Any]:
     """Write errors and report of a rejected drop. Return the report."""
     errors = app.blobs.write(app.settings.errors_container, f"{job.path}.jsonl", findings.lines())
     try:
-        app.blobs.archive(job.container, job.name, job.etag, job.path)
-        archive: str | None = app.blobs.archive_path(job.path)
+        app.blobs.archive(job.container, job.name, job.etag, job.path, gzip=job.gzip)
+        archive: str | None = app.blobs.archive_path(job.path, gzip=job.gzip)
     except DropGoneError:
         archive = None
+    except Exception as error:
+        if not (without_copy and is_environmental(error)):
+            raise
+        archive = None  # the drop stays in the inbox
     document = report(
         job,
         status=Outcome.REJECTED,
@@ -156,7 +161,11 @@ def _write_results(
         failed=errors.lines,
         findings=findings[:REPORTED_FINDINGS],
         finding_count=len(findings),
-        outputs={"output": output.path, "errors": errors.path, "archive": containers.archive_path(job.path)},
+        outputs={
+            "output": output.path,
+            "errors": errors.path,
+            "archive": containers.archive_path(job.path, gzip=job.gzip),
+        },
         parts=parts,
         previous_report=previous_report,
         prices=settings.prices,
@@ -205,7 +214,7 @@ def _publish(app: App, active: ActiveJob, document: dict[str, Any], *, again: bo
         app.blobs.remove(app.settings.errors_container, f"{job.path}.jsonl")  # of the former attempt
     if not again or not is_finished(app, job):
         app.queues.completed(job.job_id, document["status"], place)
-        app.blobs.delete_from_inbox(job.container, job.name, job.etag)
+        app.blobs.delete_from_inbox(job.container, job.name, job.etag, job.path, job.bytes)
         attempts = max((stored.row.attempt for stored in active.parts), default=1)
         app.tables.finish(_history(job, document, place, attempts))
     _clean_up(app, active)
