@@ -66,8 +66,9 @@ def _unaccepted(app: App, job_id: str) -> Stored[Job] | None:
     if active is None or active.job.row.accepted_at is not None:
         return None
     job = active.job.row
+    waits = job.wait is not None and job.wait.until == job.due
     held = job.state is JobState.FINISHING and job.due is not None and job.due > clock.now()
-    return None if held else active.job
+    return None if held and not waits else active.job
 
 
 def _wait(app: App, stored: Stored[Job], error: Exception, give_up: GiveUp) -> None:
