@@ -175,6 +175,9 @@ class Settings:
     max_drop_bytes: int = _setting("MAX_DROP_BYTES", 1024 * 1024 * 1024, parse_int(1))
     max_drop_requests: int = _setting("MAX_DROP_REQUESTS", 1_000_000, parse_int(1))
 
+    empty_drop_seconds: int = _setting("EMPTY_DROP_SECONDS", 3600, parse_int(0))
+    """How long a blob of zero bytes must be unchanged before it counts as a drop; its writer may not be done before."""
+
     mixed_files: str = _setting("MIXED_FILES", "split", parse_choice("split", "reject"))
     """A drop of several deployments or urls: one part for each of them, or findings (model_mismatch, url_mismatch)."""
 

@@ -32,6 +32,8 @@ def accept(app: App, stored: Stored[Job], parts: list[Part], kept: Part | None =
             parts_left=len(parts),
             accepted_at=now,
             estimate=estimate,
+            wait=None,
+            waiting_since=None,
         )
         try:
             app.tables.change([*map(Change, rows), Change(job, stored.etag)])
