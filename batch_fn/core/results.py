@@ -110,9 +110,9 @@ def _odd_line(raw: bytes) -> _Line | None:
         return None
 
 
-def no_response(custom_id: str, message: str) -> bytes:
+def no_response(custom_id: str, message: str, code: str = NO_RESPONSE) -> bytes:
     """Return the errors line of a request that the service gave no line for."""
-    error = {"code": NO_RESPONSE, "message": message}
+    error = {"code": code, "message": message}
     return msgspec.json.encode({"custom_id": custom_id, "response": None, "error": error})
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from batch_fn.app import App
-from batch_fn.core.batches import failed_for_good
+from batch_fn.core.batches import REQUEST_TOO_LARGE, failed_for_good
 from batch_fn.core.jobs import (
     CANCELLED,
     InputRange,
@@ -24,7 +24,7 @@ from batch_fn.core.jobs import (
 )
 from batch_fn.core.planning import next_attempt
 from batch_fn.core.report import report_is_current
-from batch_fn.core.results import FinalResult, Verdict, no_response, pack, read_result
+from batch_fn.core.results import NO_RESPONSE, FinalResult, Verdict, no_response, pack, read_result
 from batch_fn.runtime import clock, log
 from batch_fn.runtime.memory import large_step_lock
 from batch_fn.steps import part_moves
@@ -141,7 +141,7 @@ class PartSettlement:
         if unanswered and self._may_try_again():
             return None
         if place is None:
-            finals.make(source.line, no_response(custom_id, self._why()), succeeded=False)
+            finals.make(source.line, no_response(custom_id, *self._why()), succeeded=False)
             return False
         succeeded = place.verdict is Verdict.SUCCEEDED
         if self._member is None:
@@ -159,15 +159,19 @@ class PartSettlement:
         decided = self._job.cancelled or self._job.state is JobState.FINISHING
         return attempts_left and not decided and not failed_for_good(self._part.errors)
 
-    def _why(self) -> str:
+    def _why(self) -> tuple[str, str]:
+        """Return why there is no response, in a sentence and as a code."""
         part = self._part
         if any(error.code == CANCELLED for error in part.errors):
-            return f"The job was cancelled before this request was sent on attempt {part.attempt}."
+            return f"The job was cancelled before this request was sent on attempt {part.attempt}.", NO_RESPONSE
+        if not part.batch_id and part.errors and part.errors[0].code == REQUEST_TOO_LARGE:
+            return part.errors[0].message, REQUEST_TOO_LARGE
         said = "; ".join(f"{error.code}: {error.message}" for error in part.errors[:3])
         if self._answers.output_lost:
             said = "its output is gone from the service"
         how = f"The batch ended as {part.batch_status}" if part.batch_id else "The service refused the batch"
-        return f"{how}{f' ({said})' if said else ''}, with no response to this request, on attempt {part.attempt}."
+        said = f" ({said})" if said else ""
+        return f"{how}{said}, with no response to this request, on attempt {part.attempt}.", NO_RESPONSE
 
     def _persist(self) -> bool:
         """Finish the job if this was the last part to wait for; else keep the results and tell the ledger."""

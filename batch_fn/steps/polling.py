@@ -111,11 +111,11 @@ def _dispatch_waiting(app: App, deployment: str, waiting: list[Stored[Part]], no
     held_by_key = {(stored.row.job_id, stored.row.key): stored for stored in waiting}
     # One whose create may have been done must find that out before anything else: its tokens may be enqueued already.
     asking = [stored.row for stored in waiting if stored.row.create_intent_at is None]
-    decisions = {(each.part.job_id, each.part.key): each for each in quota.admit_waiting(app, deployment, asking)}
+    decisions = {(each.part.job_id, each.part.key): each for each in quota.decide_waiting(app, deployment, asking)}
     for key, stored in held_by_key.items():
         decision = decisions.get(key)
         with contextlib.suppress(ConflictError):
-            if decision is None or decision.may_go or decision.reason is Reason.TOO_LARGE:
+            if decision is None or decision.may_go or decision.reason in {Reason.TOO_LARGE, Reason.NEVER_FITS}:
                 admitted_at = now if decision is not None and decision.may_go else None
                 part_moves.send_waiting(app, stored, admitted_at=admitted_at)
             else:
@@ -167,7 +167,8 @@ def _observe(app: App, stored: Stored[Part], batch: ServiceBatch | None, now: da
     if batch is None:
         _check_vanished(app, stored, now)
     elif batch.refused_for_quota:
-        part_moves.wait_after_refusal(app, stored, batch, quota.record_refusal(app, part))
+        refused = quota.record_refusal(app, part)
+        part_moves.wait_after_refusal(app, stored, batch, refused.until, refusals=refused.refusals)
     elif batch.refused_for_access:
         part_moves.wait_after_refusal(app, stored, batch, clock.after(app.settings.quota_backoff_seconds))
     elif batch.terminal and batch.lacks_output_file and now < _settled(app, batch):
@@ -197,7 +198,7 @@ def _check_vanished(app: App, stored: Stored[Part], now: datetime) -> None:
 
 
 def _end(app: App, stored: Stored[Part], batch: ServiceBatch, now: datetime) -> None:
-    quota.release_tokens(app, part_moves.end_with_batch(app, stored, batch, now))
+    part_moves.end_with_batch(app, stored, batch, now)
 
 
 def _find_lost_drops(app: App, now: datetime) -> None:

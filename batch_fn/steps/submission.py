@@ -14,6 +14,7 @@ import msgspec
 from batch_fn.app import App
 from batch_fn.core.admission import Decision, Reason
 from batch_fn.core.batches import (
+    REQUEST_TOO_LARGE,
     CreateOutcomeUnknownError,
     FileQuotaError,
     NotFoundError,
@@ -71,19 +72,20 @@ def _submit(app: App, active: ActiveJob, stored: Stored[Part]) -> None:
             submit(app, *together)
             return
     try:
-        decision = _admit(app, stored.row)
-        if decision is None or decision.may_go:
+        if stored.row.create_intent_at is not None:  # its tokens may be enqueued already, so they are counted all along
             _send(app, part_moves.claim(app, stored), cancelled=cancelled)
+            return
+        decision, asked = quota.admit(app, stored)
+        if decision.may_go:
+            _send(app, asked, cancelled=cancelled)
         elif decision.reason is Reason.TOO_LARGE and active.job.row.members:
-            part_moves.end_unsent(
-                app,
-                part_moves.claim(app, stored),
-                ServiceError(TOO_LARGE, "Together they are over the deployment's limit."),
-            )
+            part_moves.end_unsent(app, asked, ServiceError(TOO_LARGE, "Together they are over the deployment's limit."))
         elif decision.reason is Reason.TOO_LARGE:
-            _split(app, active, stored, decision)
-        else:
-            part_moves.wait(app, stored, decision.until or clock.now(), decision.wait)
+            _split(app, active, asked, decision)
+        elif decision.reason is Reason.NEVER_FITS:
+            part_moves.end_unsent(app, asked, _request_too_large(decision))
+        else:  # one that is claimed all the same has lost against another, and left nothing at the service
+            part_moves.wait(app, asked, decision.until or clock.now(), decision.wait, claims=stored.row.claims)
     except ConflictError:
         log.info("part_taken_over", job_id=job_id, part=key)  # the claim had ended, and another instance has it
 
@@ -92,15 +94,6 @@ def _may_be_claimed(part: Part, now: datetime) -> bool:
     if part.state is PartState.WAITING:
         return part.not_before is None or part.not_before <= now
     return part.state is PartState.CLAIMED and part.due is not None and part.due <= now
-
-
-def _admit(app: App, part: Part) -> Decision | None:
-    """Return whether there is room for the part; None if that need not be asked."""
-    admitted = part.admitted_at is not None and clock.now() < part.admitted_at + timedelta(
-        seconds=app.settings.resend_seconds
-    )
-    # With a create that may have been done, its tokens may be enqueued already, and no new ones come before we know.
-    return None if admitted or part.create_intent_at is not None else quota.admit(app, part)
 
 
 def _send(app: App, stored: Stored[Part], *, cancelled: bool) -> None:
@@ -125,15 +118,9 @@ def _send(app: App, stored: Stored[Part], *, cancelled: bool) -> None:
         part_moves.open_batch(app, stored, batch)
         quota.record_headers(app, stored.row, enqueued)
     except TokenLimitError as error:
-        until = quota.record_refusal(app, stored.row)
-        part_moves.wait(
-            app,
-            stored,
-            until,
-            Wait(reason="token_limit", message=str(error)),
-            create_intent_at=None,
-            admitted_at=None,
-        )
+        refused = quota.record_refusal(app, stored.row)
+        wait = Wait(reason="token_limit", message=str(error))
+        part_moves.wait(app, stored, refused.until, wait, create_intent_at=None, refusals=refused.refusals)
     except FileQuotaError as error:
         wait_seconds = 0 if _delete_finished_files(app) else app.settings.quota_backoff_seconds
         part_moves.wait(app, stored, clock.after(wait_seconds), Wait(reason="file_quota", message=str(error)))
@@ -211,8 +198,8 @@ def _in_place(app: App, stored: Stored[Part]) -> Stored[Part]:
 def _split(app: App, active: ActiveJob, stored: Stored[Part], decision: Decision) -> None:
     """Put several smaller parts into the place of one that is larger than its deployment's whole limit."""
     part, job, settings = stored.row, active.job, app.settings
-    assert decision.limit is not None  # noqa: S101 - too large for no limit there is none
-    tokens = max(1, part.estimated_tokens * decision.limit // decision.needed)
+    assert decision.cut_to is not None  # noqa: S101 - it is what makes the part too large
+    tokens = max(1, part.estimated_tokens * decision.cut_to // decision.needed)
     pieces = split(
         part,
         read_range(app.blobs, part.source),
@@ -223,14 +210,24 @@ def _split(app: App, active: ActiveJob, stored: Stored[Part], decision: Decision
         most=TRANSACTION_LIMIT - len((part, job)),
         due=clock.after(settings.resend_seconds),
     )
+    if part.refusals is not None:  # other parts waited for its tries: its pieces wait anew
+        pieces = [msgspec.structs.replace(piece, waiting_since=clock.now()) for piece in pieces]
     parts_left = job.row.parts_left + len(pieces) - 1
     # A claim that died may have left a file: with one claim more, cleaning up looks for it.
     whole = part.with_state(PartState.SETTLED, None, wait=decision.wait, claims=part.claims + 1)
     rest: Job = msgspec.structs.replace(job.row, parts_left=parts_left)
     app.tables.change([*map(Change, pieces), Change(whole, stored.etag), Change(rest, job.etag)])
-    log.info("part_split", job_id=part.job_id, part=part.key, into=len(pieces), limit=decision.limit)
+    log.info("part_split", job_id=part.job_id, part=part.key, into=len(pieces), most_tokens=decision.cut_to)
     for piece in pieces:
         app.queues.submit(piece.job_id, piece.key)
+
+
+def _request_too_large(decision: Decision) -> ServiceError:
+    most = f"its limit is {decision.limit}" if decision.limit is not None else "it refused the request alone for a day"
+    return ServiceError(
+        REQUEST_TOO_LARGE,
+        f"The request needs about {decision.needed} enqueued tokens, more than its deployment accepts: {most}.",
+    )
 
 
 def _delete_finished_files(app: App) -> bool:

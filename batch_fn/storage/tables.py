@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from batch_fn.core.admission import Deployment
+from batch_fn.core.deployments import Deployment
 from batch_fn.core.jobs import Job, Part
 from batch_fn.storage.rows import (
     DAY_DIGITS,
@@ -133,9 +133,11 @@ class Tables:
             yield from_entity(kind, entity)
 
     def parts_of(self, deployment: str) -> Iterator[Part]:
-        """Yield the parts in hand of a deployment that are with the service, or on their way to it."""
-        query = "deployment eq @deployment and (state eq 'open' or state eq 'claimed')"
-        for entity in self._work.query_entities(query, parameters={"deployment": deployment}):
+        """Yield the parts of a deployment that hold tokens of its quota (see `admission.holds_tokens`)."""
+        on_its_way = "(admitted_at ge @never or create_intent_at ge @never)"  # an absent column matches nothing
+        states = f"(state eq 'open' or state eq 'claimed' or (state eq 'waiting' and {on_its_way}))"
+        given = {"deployment": deployment, "never": datetime(2000, 1, 1, tzinfo=UTC)}
+        for entity in self._work.query_entities(f"deployment eq @deployment and {states}", parameters=given):
             yield from_entity(Part, entity)
 
     def active_parts(self) -> Iterator[Part]:

@@ -10,7 +10,7 @@ from unittest import mock
 import pytest
 from azure.core.exceptions import ResourceNotFoundError
 
-from batch_fn.core.admission import Deployment
+from batch_fn.core.deployments import Deployment
 from batch_fn.core.errors import JobActiveError
 from batch_fn.core.jobs import Job, JobState, Part, PartState
 from batch_fn.steps.retrying import retry

@@ -15,7 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from batch_fn.app import App
-from batch_fn.core.admission import Deployment
+from batch_fn.core.deployments import Deployment
 from batch_fn.core.jobs import Job, JobState, Outcome, Part, PartState
 from batch_fn.settings import Settings
 from batch_fn.storage.rows import ActiveJob, Change, ConflictError, FinishedJob, Stored
