@@ -134,10 +134,10 @@ class Tables:
 
     def parts_of(self, deployment: str) -> Iterator[Part]:
         """Yield the parts of a deployment that hold tokens of its quota (see `admission.holds_tokens`)."""
-        on_its_way = "(admitted_at ge @never or create_intent_at ge @never)"  # an absent column matches nothing
-        states = f"(state eq 'open' or state eq 'claimed' or (state eq 'waiting' and {on_its_way}))"
-        given = {"deployment": deployment, "never": datetime(2000, 1, 1, tzinfo=UTC)}
-        for entity in self._work.query_entities(f"deployment eq @deployment and {states}", parameters=given):
+        reserved = [f"{column} ge datetime'2000-01-01T00:00:00Z'" for column in ("admitted_at", "create_intent_at")]
+        waiting = f"state eq 'waiting' and ({' or '.join(reserved)})"  # an absent column matches nothing
+        query = f"deployment eq @deployment and (state eq 'open' or state eq 'claimed' or ({waiting}))"
+        for entity in self._work.query_entities(query, parameters={"deployment": deployment}):
             yield from_entity(Part, entity)
 
     def active_parts(self) -> Iterator[Part]:
