@@ -28,7 +28,6 @@ PERMANENT_FAILURES = frozenset(
         "empty_batch",
         "model_mismatch",
         "invalid_request",
-        REQUEST_TOO_LARGE,
     }
 )
 """Codes of a failed batch that the same lines would meet again. Source: how-to, "Error codes"."""
@@ -87,7 +86,7 @@ class ServiceBatch(msgspec.Struct, frozen=True, kw_only=True):
 
 def failed_for_good(errors: tuple[ServiceError, ...]) -> bool:
     """Return whether sending the same lines again would meet the same errors."""
-    return any(error.code in PERMANENT_FAILURES for error in errors)
+    return any(error.code in PERMANENT_FAILURES or error.code == REQUEST_TOO_LARGE for error in errors)
 
 
 class TransientServiceError(Exception):
