@@ -1,28 +1,21 @@
 """Which waiting part may go now: a deployment takes only so many enqueued tokens at a time. Pure.
 
-Going over the limit loses nothing, since a refused part goes back to waiting; but each refusal makes everybody wait,
-so it pays to know. What is known of a deployment is in one row, `Deployment`: the limit and the count that the service
-last told (or our own count where it tells none), how far our estimates were off, and how long to back off.
+Going over the limit loses nothing, since a refused part waits again; but each refusal delays every part of the
+deployment, so the limit is kept. What is enqueued is counted from the rows of the parts, and kept nowhere else.
 """
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 
 import msgspec
 
-from batch_fn.core.jobs import Part, Wait
+from batch_fn.core.deployments import LONE_REFUSALS, Deployment, Load, seems_too_large
+from batch_fn.core.jobs import Part, PartState, Wait
 
-FRESH = timedelta(minutes=2)
-"""For how long a count of enqueued tokens is believed: batches end without telling us the new one."""
-
-LEARNING_RATE = 0.3
-CORRECTION_RANGE = (0.25, 4.0)
-"""How far one look at the headers may move the correction, and how far all together: other clients count as well."""
-
-LEARNING_TOKENS = 1_000
-"""Batches smaller than this teach nothing: rounding would drown it."""
+HOPELESS_AFTER = timedelta(days=1)
+"""How long a single request is tried that is refused alone, where no limit explains it: others' batches may fill the
+deployment, and a batch takes about a day at most."""
 
 
 class Reason(StrEnum):
@@ -30,62 +23,37 @@ class Reason(StrEnum):
 
     #: It fits beside what is enqueued.
     FITS = "fits"
-    #: Nobody has told a limit, so there is nothing to wait for.
+    #: No limit is known, so there is nothing to wait for.
     NO_LIMIT_KNOWN = "no_limit_known"
-    #: The deployment refused a batch lately; one part at a time finds out whether it takes some again.
+    #: The deployment refused a batch lately; one part at a time tests whether it accepts batches again.
     PROBES = "probes"
     #: It does not fit beside what is enqueued now.
     NO_ROOM = "no_room"
-    #: An older part has waited so long that nobody may overtake it any more.
+    #: Another part has precedence: it has waited too long to be overtaken, or it is the probe.
     BEHIND = "behind"
-    #: The deployment refused a batch; everybody waits until the back-off is over.
+    #: The deployment refused a batch; every part waits until the back-off is over.
     BACK_OFF = "back_off"
-    #: It needs more than the whole limit: it has to be split.
+    #: It needs more than the deployment accepts at all: it has to be split.
     TOO_LARGE = "too_large"
+    #: It is a single request, and needs more than the deployment accepts at all.
+    NEVER_FITS = "never_fits"
 
 
 MAY_GO = frozenset({Reason.FITS, Reason.NO_LIMIT_KNOWN, Reason.PROBES})
 
 
-class Deployment(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a deployment's quota: one row of the ledger. Tokens are the service's own estimate of them."""
-
-    name: str
-    limit: int | None = None
-    """The last `deployment-maximum-enqueued-tokens` seen."""
-    enqueued: int = 0
-    """Best knowledge of what is enqueued, parts that were admitted since `counted_at` included."""
-    counted_at: datetime | None = None
-    seen: int | None = None
-    """The last `deployment-enqueued-tokens` seen, and when."""
-    seen_at: datetime | None = None
-    correction: float = 1.0
-    """Tokens of the service for one token of our estimate."""
-    refusals: int = 0
-    """In a row."""
-    refused_at: datetime | None = None
-    not_before: datetime | None = None
-    oldest_waiting: datetime | None = None
-    """Since when the oldest part that the last tick left waiting has waited; who came later stands behind it."""
-
-    def fresh(self, now: datetime) -> bool:
-        """Return whether the count of enqueued tokens can be believed."""
-        return self.counted_at is not None and now - self.counted_at < FRESH
-
-    def needs(self, part: Part) -> int:
-        """Return the tokens that the service will count for a part."""
-        return math.ceil(part.estimated_tokens * self.correction)
-
-
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether a part may go, why, and the numbers that said so."""
+    """Whether a part may go, why, and the numbers behind it."""
 
     part: Part
     reason: Reason
     needed: int
     limit: int | None
-    enqueued: int
+    enqueued: int | None = None
+    """None where it did not matter."""
     until: datetime | None = None
+    cut_to: int | None = None
+    """The most tokens of each piece, for a part that has to be split."""
 
     @property
     def may_go(self) -> bool:
@@ -98,126 +66,120 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
         return Wait(reason=self.reason, needed=self.needed, limit=self.limit, enqueued=self.enqueued, until=self.until)
 
 
+def holds_tokens(part: Part) -> bool:
+    """Return whether a part's tokens are enqueued, may be, or are reserved: admitted, on its way, or with the service.
+
+    A part of a bundle holds none: the bundle's own part does.
+    """
+    if part.state is PartState.WAITING:
+        return part.admitted_at is not None or part.create_intent_at is not None
+    return part.state in {PartState.CLAIMED, PartState.OPEN}
+
+
+def load_of(parts: Iterable[Part], *, now: datetime, patience: timedelta) -> Load:
+    """Return what these parts of one deployment have enqueued, or may have."""
+    holding = [part for part in parts if holds_tokens(part)]
+    return Load(
+        parts=len(holding),
+        tokens=sum(part.estimated_tokens for part in holding),
+        undecided=sum(_undecided(part, now, patience) for part in holding),
+    )
+
+
+def _undecided(part: Part, now: datetime, patience: timedelta) -> bool:
+    """Return whether the service may still refuse the part; a batch that validates for too long is not waited for."""
+    if part.state is not PartState.OPEN:
+        return True
+    return part.batch_status == "validating" and (part.created_at is None or now - part.created_at < patience)
+
+
 def decide(
     waiting: Iterable[Part],
     deployment: Deployment,
     *,
     limit: int | None,
-    enqueued: int,
+    load: Load,
     now: datetime,
     patience: timedelta,
 ) -> list[Decision]:
     """Return a decision for each part that waits for the deployment, the oldest first.
 
-    The oldest that fits goes first. One that has been passed over for longer than `patience` holds the line: nothing
-    younger goes before it, so that a large part does not starve behind small ones.
+    The oldest that fits goes first. One that has been passed over for longer than `patience` holds the line: no
+    younger part goes before it, so that a large part does not starve behind small ones. After a refusal one part at a
+    time goes, each in its turn.
     """
     decisions: list[Decision] = []
-    line_held = False
-    probing = deployment.refusals > 0
-    for part in sorted(waiting, key=lambda part: (part.waiting_since, part.job_id, part.key)):
-        reason = _reason(
-            part, deployment, limit=limit, enqueued=enqueued, now=now, behind=line_held or (probing and bool(decisions))
-        )
+    probing, enqueued, under_way = deployment.refusals > 0, deployment.enqueued(load, now), load.parts
+    behind = probing and load.undecided > 0
+    for part in sorted(waiting, key=lambda part: _precedence(part, now, patience, probing=probing)):
         needed = deployment.needs(part)
-        until = deployment.not_before if reason is Reason.BACK_OFF else None
-        decision = Decision(part=part, reason=reason, needed=needed, limit=limit, enqueued=enqueued, until=until)
+        reason, cut_to = Reason.BEHIND, None
+        if deployment.not_before is not None and now < deployment.not_before:
+            reason = Reason.BACK_OFF
+        elif not behind:
+            cut_to = _cut_to(part, deployment, limit, now)
+            reason = Reason.TOO_LARGE if cut_to is not None else _reason(part, deployment, limit, enqueued, now)
+            if _goes_alone(part, now, patience) and under_way and reason in MAY_GO:
+                reason = Reason.NO_ROOM
+        decision = Decision(
+            part=part,
+            reason=reason,
+            needed=needed,
+            limit=limit,
+            enqueued=enqueued,
+            until=deployment.not_before if reason is Reason.BACK_OFF else None,
+            cut_to=cut_to,
+        )
         decisions.append(decision)
         if decision.may_go:
-            enqueued += needed
+            enqueued, under_way, behind = enqueued + needed, under_way + 1, probing
         elif reason is Reason.NO_ROOM and now - part.waiting_since > patience:
-            line_held = True
+            behind = True
     return decisions
 
 
-def _reason(
-    part: Part, deployment: Deployment, *, limit: int | None, enqueued: int, now: datetime, behind: bool
-) -> Reason:
-    if deployment.not_before is not None and now < deployment.not_before:
-        return Reason.BACK_OFF
-    if behind:
-        return Reason.BEHIND
-    if limit is None:
-        return Reason.PROBES if deployment.refusals else Reason.NO_LIMIT_KNOWN
+def _precedence(
+    part: Part, now: datetime, patience: timedelta, *, probing: bool
+) -> tuple[bool, datetime, datetime, str, str]:
+    """Return the sort key of a part: the oldest first; among probes, the one whose last turn was the longest ago."""
+    turn = part.refusals.at if probing and part.refusals else part.waiting_since
+    waits_its_turn = probing and not _goes_alone(part, now, patience)
+    return waits_its_turn, turn, part.waiting_since, part.job_id, part.key
+
+
+def _goes_alone(part: Part, now: datetime, patience: timedelta) -> bool:
+    """Return whether a part that was refused has waited so long that it is tried with nothing else enqueued."""
+    refused = part.refusals
+    return refused is not None and refused.alone < LONE_REFUSALS and now - part.waiting_since > patience
+
+
+def _reason(part: Part, deployment: Deployment, limit: int | None, enqueued: int, now: datetime) -> Reason:
+    """Return why a part may go or may not, for one that need not be split and is next."""
     needed = deployment.needs(part)
-    if needed > limit and part.requests > 1:
-        return Reason.TOO_LARGE
+    if part.requests == 1 and part.refusals is not None and seems_too_large(part, deployment):
+        explained = limit is not None and needed > limit
+        if explained or now - (part.refusals.alone_since or now) >= HOPELESS_AFTER:
+            return Reason.NEVER_FITS
     # A single line over the limit goes when nothing else is enqueued: the service decides, our estimate may be wrong.
-    if enqueued + min(needed, limit) > limit:
+    if limit is not None and enqueued + min(needed, limit) > limit:
         return Reason.NO_ROOM
-    return Reason.PROBES if deployment.refusals else Reason.FITS
+    if deployment.refusals:
+        return Reason.PROBES
+    return Reason.NO_LIMIT_KNOWN if limit is None else Reason.FITS
 
 
-def reserve(deployment: Deployment, decisions: Sequence[Decision], *, enqueued: int, now: datetime) -> Deployment:
-    """Return the deployment with the tokens of those that may go counted in, on top of what was enqueued."""
-    admitted = sum(decision.needed for decision in decisions if decision.may_go)
-    return msgspec.structs.replace(deployment, enqueued=enqueued + admitted, counted_at=now)
+def _cut_to(part: Part, deployment: Deployment, limit: int | None, now: datetime) -> int | None:
+    """Return the most tokens that each piece of a part may have, None if it need not be split or is a single line."""
+    if part.requests == 1:
+        return None
+    needed = deployment.needs(part)
+    sizes = [most for most in (limit, deployment.largest_part(now)) if most is not None and needed > most]
+    if seems_too_large(part, deployment):
+        sizes.append(needed // 2)
+    return min(sizes, default=None)
 
 
 def record_queue_head(deployment: Deployment, decisions: Sequence[Decision]) -> Deployment:
-    """Return the deployment with a note of who was left waiting: younger parts that come in later stand behind."""
+    """Record since when the oldest waiting part waits; later parts queue behind it."""
     left = [decision.part.waiting_since for decision in decisions if not decision.may_go]
     return msgspec.structs.replace(deployment, oldest_waiting=min(left, default=None))
-
-
-def record_headers(
-    deployment: Deployment, *, estimate: int, enqueued: int | None, limit: int | None, now: datetime
-) -> Deployment:
-    """Return the deployment after a create's headers were read; the part was estimated at `estimate` tokens."""
-    if enqueued is None:
-        return msgspec.structs.replace(deployment, limit=limit) if limit is not None else deployment
-    return msgspec.structs.replace(
-        deployment,
-        limit=deployment.limit if limit is None else limit,
-        enqueued=enqueued,
-        counted_at=now,
-        seen=enqueued,
-        seen_at=now,
-        correction=_corrected(deployment, estimate, enqueued, now),
-    )
-
-
-def _corrected(deployment: Deployment, estimate: int, enqueued: int, now: datetime) -> float:
-    """Return the correction after a create raised the service's count from the last one seen to `enqueued`."""
-    known = deployment.seen is not None and deployment.seen_at is not None and now - deployment.seen_at < FRESH
-    if not known or deployment.seen is None or estimate < LEARNING_TOKENS or enqueued <= deployment.seen:
-        return deployment.correction
-    low, high = CORRECTION_RANGE
-    ratio = min(max((enqueued - deployment.seen) / estimate, low), high)
-    return (1 - LEARNING_RATE) * deployment.correction + LEARNING_RATE * ratio
-
-
-def release_tokens(deployment: Deployment, part: Part) -> Deployment:
-    """Return the deployment after a part's batch has ended: its tokens are enqueued no more."""
-    if deployment.counted_at is None:
-        return deployment
-    needed = deployment.needs(part)
-    seen = None if deployment.seen is None else max(0, deployment.seen - needed)
-    return msgspec.structs.replace(deployment, enqueued=max(0, deployment.enqueued - needed), seen=seen)
-
-
-def record_refusal(deployment: Deployment, part: Part, *, first_wait: timedelta, now: datetime) -> Deployment:
-    """Return the deployment after it refused a part's batch: its tokens were counted in, and are not enqueued.
-
-    The wait is doubled with each refusal, at most sixteenfold. Batches that were on their way together are refused
-    together; that counts once.
-    Source: how-to, "Queueing batch jobs": the documentation's own advice is exponential back-off.
-    """
-    enqueued = max(0, deployment.enqueued - deployment.needs(part)) if deployment.counted_at else deployment.enqueued
-    deployment = msgspec.structs.replace(deployment, enqueued=enqueued)
-    if deployment.not_before is not None and now < deployment.not_before:
-        return deployment
-    wait = first_wait * (1 << min(deployment.refusals, 4))
-    return msgspec.structs.replace(deployment, refusals=deployment.refusals + 1, refused_at=now, not_before=now + wait)
-
-
-def clear_backoff(deployment: Deployment, created_at: datetime) -> Deployment:
-    """Return the deployment after it was seen to work on a batch of that time: refusals before it count no more."""
-    if not deployment.refusals or (deployment.refused_at is not None and created_at <= deployment.refused_at):
-        return deployment
-    return msgspec.structs.replace(deployment, refusals=0, refused_at=None, not_before=None)
-
-
-def limit_of(known: Deployment, token_limits: Mapping[str, int]) -> int | None:
-    """Return the deployment's limit in tokens: the setting TOKEN_LIMITS, else the last one that the service named."""
-    return token_limits.get(known.name) or known.limit

@@ -14,6 +14,9 @@ TOKEN_LIMIT = "token_limit_exceeded"  # noqa: S105 - the service's word, no secr
 
 NO_PERMISSIONS = "input_no_permissions"
 
+REQUEST_TOO_LARGE = "request_too_large"
+"""Our own code: a single request needs more tokens than its deployment accepts at all."""
+
 PERMANENT_FAILURES = frozenset(
     {
         "invalid_json_line",

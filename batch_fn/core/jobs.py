@@ -121,6 +121,17 @@ OWN_ERROR = "error"
 """The reason of a wait after an error of the app itself on this job."""
 
 
+class Refusals(msgspec.Struct, frozen=True, kw_only=True):
+    """How often a part was refused because its deployment had no room for it."""
+
+    at: datetime
+    """The last time."""
+    count: int = 0
+    alone: int = 0
+    """Refusals with nothing else of ours enqueued."""
+    alone_since: datetime | None = None
+
+
 class InputRange(msgspec.Struct, frozen=True, kw_only=True):
     """Where the lines of a part lie: a byte range of the drop, or picked lines in a blob of their own."""
 
@@ -234,7 +245,8 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     wait: Wait | None = None
     """Why it waits, or waited last."""
     admitted_at: datetime | None = None
-    """When the tick found room for it; it need not ask again."""
+    """When the tick found room for it: the room is reserved while it waits for its message."""
+    refusals: Refusals | None = None
     poisoned: int = 0
     """How often its message ended on the poison queue through an error of the app on this part."""
     poisoned_at: datetime | None = None

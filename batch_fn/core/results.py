@@ -150,9 +150,9 @@ def _odd_error(raw: bytes) -> _Error | str | None:
     return _Error(loose_json.string(code) or (None if code == b"null" else "unknown"), "unknown")
 
 
-def no_response(custom_id: str | None, message: str) -> bytes:
+def no_response(custom_id: str | None, message: str, code: str = NO_RESPONSE) -> bytes:
     """Return the errors line of a request that has no response; None where its custom_id is not known any more."""
-    error = {"code": NO_RESPONSE, "message": message}
+    error = {"code": code, "message": message}
     return msgspec.json.encode({"custom_id": custom_id, "response": None, "error": error})
 
 

@@ -16,7 +16,7 @@ from datetime import datetime
 import msgspec
 
 from batch_fn.app import App
-from batch_fn.core import admission
+from batch_fn.core import deployments
 from batch_fn.core.jobs import InputRange, Job, JobState, Member, Part, is_pending_member
 from batch_fn.core.names import new_bundle_id
 from batch_fn.runtime import clock, log
@@ -145,7 +145,7 @@ def _candidates(app: App, first: Part) -> list[Stored[Part]]:
     if len(waiting) < 2:
         return waiting  # what is known of the deployment is not asked for a part that goes alone anyway
     known = app.tables.deployment(first.deployment)
-    most_tokens = admission.limit_of(known, app.settings.token_limits)
+    most_tokens = deployments.most_tokens(known, app.settings.token_limits, clock.now())
     company: list[Stored[Part]] = []
     size = requests = tokens = 0
     for stored in waiting:

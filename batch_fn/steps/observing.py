@@ -46,7 +46,8 @@ def observe(app: App, stored: Stored[Part], batch: ServiceBatch, now: datetime) 
     if part.wait is not None and batch.status != "validating" and not batch.refused_for_quota:
         quota.clear_backoff(app, part)
     if batch.refused_for_quota:
-        part_moves.wait_after_refusal(app, stored, batch, quota.record_refusal(app, part))
+        refused = quota.record_refusal(app, part)
+        part_moves.wait_after_refusal(app, stored, batch, refused.until, refusals=refused.refusals)
     elif batch.refused_for_access:
         trouble.refused_access(app, stored, batch, now)
     elif batch.terminal and batch.lacks_results and not _settled(app, part.end_seen_at, now):
@@ -98,4 +99,4 @@ def _settled(app: App, since: datetime | None, now: datetime) -> bool:
 
 
 def _end(app: App, stored: Stored[Part], batch: ServiceBatch, now: datetime) -> None:
-    quota.release_tokens(app, part_moves.end_with_batch(app, stored, batch, now))
+    part_moves.end_with_batch(app, stored, batch, now)

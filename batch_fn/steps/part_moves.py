@@ -108,14 +108,21 @@ def record_trouble(app: App, stored: Stored[Part], why: Wait, since: datetime, d
 def wait(app: App, stored: Stored[Part], until: datetime, why: Wait, **changes: object) -> None:
     """Let a part wait until then, and show why. Raises: ConflictError."""
     why = msgspec.structs.replace(why, until=until)
-    part = stored.row.with_state(PartState.WAITING, until, not_before=until, wait=why, **changes)
+    waits = {"not_before": until, "wait": why, "admitted_at": None}
+    part = stored.row.with_state(PartState.WAITING, until, **waits, **changes)
     app.tables.update(stored, part)
     facts = {name: fact for name, fact in msgspec.structs.asdict(why).items() if fact not in {None, ""}}
     log.warning("part_waits", job_id=part.job_id, part=part.key, **facts)
 
 
 def wait_after_refusal(
-    app: App, stored: Stored[Part], batch: ServiceBatch, until: datetime, *, refused_since: datetime | None = None
+    app: App,
+    stored: Stored[Part],
+    batch: ServiceBatch,
+    until: datetime,
+    *,
+    refused_since: datetime | None = None,
+    **changes: object,
 ) -> None:
     """Let a part wait whose batch failed for want of quota or access: none of its lines was run.
 
@@ -139,6 +146,7 @@ def wait_after_refusal(
         trouble_since=None,
         refused_since=refused_since or stored.row.refused_since,
         **NO_CREATE,
+        **changes,
     )
     app.tables.update(stored, part)
     log.warning("batch_refused", job_id=part.job_id, part=part.key, batch=batch.id, until=until)
@@ -154,9 +162,13 @@ def send_waiting(app: App, stored: Stored[Part], *, admitted_at: datetime | None
 def show_wait(app: App, stored: Stored[Part], why: Wait) -> None:
     """Show why a part goes on waiting, where that has changed. Raises: ConflictError."""
     part = stored.row
-    fresh = part.with_state(PartState.WAITING, why.until or part.due, wait=why)
-    # That a number has changed a little is not worth a write.
-    if fresh.due != part.due or part.wait is None or part.wait.reason != why.reason:
+    fresh = part.with_state(PartState.WAITING, why.until or part.due, wait=why, admitted_at=None)
+    # A number that has changed a little is not worth a write.
+    if (
+        (fresh.due, fresh.admitted_at) != (part.due, part.admitted_at)
+        or part.wait is None
+        or part.wait.reason != why.reason
+    ):
         app.tables.update(stored, fresh)
 
 
@@ -227,7 +239,9 @@ def postpone_collect(app: App, stored: Stored[Part], until: datetime, why: Wait,
 def bundle(app: App, stored: Stored[Part], bundle_id: str) -> Part:
     """Claim a waiting part for a bundle, or renew that claim. Return its row. Raises: ConflictError."""
     due = clock.after(app.settings.claim_seconds + app.settings.resend_seconds)
-    return app.tables.update(stored, stored.row.with_state(PartState.BUNDLED, due, bundle=bundle_id)).row
+    return app.tables.update(
+        stored, stored.row.with_state(PartState.BUNDLED, due, bundle=bundle_id, admitted_at=None)
+    ).row
 
 
 def unbundle(app: App, stored: Stored[Part], *, alone: bool) -> None:

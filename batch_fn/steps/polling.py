@@ -126,11 +126,11 @@ def _dispatch_waiting(app: App, deployment: str, waiting: list[Stored[Part]], no
     held_by_key = {(stored.row.job_id, stored.row.key): stored for stored in waiting}
     # One whose create may have been done must find that out before anything else: its tokens may be enqueued already.
     asking = [stored.row for stored in waiting if stored.row.create_intent_at is None]
-    decisions = {(each.part.job_id, each.part.key): each for each in quota.admit_waiting(app, deployment, asking)}
+    decisions = {(each.part.job_id, each.part.key): each for each in quota.decide_waiting(app, deployment, asking)}
     for key, stored in held_by_key.items():
         decision = decisions.get(key)
         with contextlib.suppress(ConflictError):
-            if decision is None or decision.may_go or decision.reason is Reason.TOO_LARGE:
+            if decision is None or decision.may_go or decision.reason in {Reason.TOO_LARGE, Reason.NEVER_FITS}:
                 admitted_at = now if decision is not None and decision.may_go else None
                 part_moves.send_waiting(app, stored, admitted_at=admitted_at)
             else:

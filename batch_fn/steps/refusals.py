@@ -52,9 +52,9 @@ def meet(app: App, stored: Stored[Part], error: ServiceCallError, *, created: bo
         case CreateOutcomeUnknownError():
             lost_create.begin(app, stored, error)
         case TokenLimitError():
-            until = quota.record_refusal(app, stored.row)
+            refused = quota.record_refusal(app, stored.row)
             why = Wait(reason="token_limit", message=str(error))
-            part_moves.wait(app, stored, until, why, admitted_at=None, trouble_since=None, **unmarked)
+            part_moves.wait(app, stored, refused.until, why, refusals=refused.refusals, trouble_since=None, **unmarked)
         case FileQuotaError():
             why = Wait(reason="file_quota", message=str(error))
             if _delete_finished_files(app):

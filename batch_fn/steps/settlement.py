@@ -10,10 +10,16 @@ from pathlib import Path
 import msgspec
 
 from batch_fn.app import App
-from batch_fn.core.batches import NotFoundError, ServiceCallError, TransientServiceError, failed_for_good
+from batch_fn.core.batches import (
+    REQUEST_TOO_LARGE,
+    NotFoundError,
+    ServiceCallError,
+    TransientServiceError,
+    failed_for_good,
+)
 from batch_fn.core.jobs import CANCELLED, InputRange, Job, JobState, Part, PartState, Usage
 from batch_fn.core.planning import next_attempt
-from batch_fn.core.results import Verdict, no_response, pack, read_result
+from batch_fn.core.results import NO_RESPONSE, Verdict, no_response, pack, read_result
 from batch_fn.runtime import clock, log
 from batch_fn.steps import trouble
 from batch_fn.steps.answers import STRAY, BatchResults, Location, Unplaced
@@ -136,7 +142,7 @@ class PartSettlement:
 
     def _fail(self, line: int, custom_id: str | None) -> None:
         self.failed += 1
-        self._finals.make(line, no_response(custom_id, self._why()), succeeded=False)
+        self._finals.make(line, no_response(custom_id, *self._why()), succeeded=False)
 
     def _may_try_again(self) -> bool:
         attempts_left = self._part.attempt - self._part.attempts_before < self._app.settings.max_attempts
@@ -144,10 +150,13 @@ class PartSettlement:
         decided = self._job.cancelled or self._job.state is JobState.FINISHING
         return attempts_left and not decided and not failed_for_good(self._part.errors)
 
-    def _why(self) -> str:
+    def _why(self) -> tuple[str, str]:
+        """Return why there is no response, in a sentence and as a code."""
         part, unmatched = self._part, len(self._unmatched)
         if any(error.code == CANCELLED for error in part.errors):
-            return f"The job was cancelled before this request was sent on attempt {part.attempt}."
+            return f"The job was cancelled before this request was sent on attempt {part.attempt}.", NO_RESPONSE
+        if not part.batch_id and part.errors and part.errors[0].code == REQUEST_TOO_LARGE:
+            return part.errors[0].message, REQUEST_TOO_LARGE
         said = "; ".join(f"{error.code}: {error.message}" for error in part.errors[:3])
         if self._answers.lost:
             said = self._answers.lost
@@ -156,7 +165,8 @@ class PartSettlement:
         how = f"The batch ended as {part.batch_status}" if part.batch_id else "The service refused the batch"
         if not part.batch_id and part.errors and part.errors[0].code in {INPUT_GONE, NOT_PROCESSED}:
             how = "The batch was not created"
-        return f"{how}{f' ({said})' if said else ''}, with no response to this request, on attempt {part.attempt}."
+        said = f" ({said})" if said else ""
+        return f"{how}{said}, with no response to this request, on attempt {part.attempt}.", NO_RESPONSE
 
     # Result lines that belong to no request
 

@@ -5,13 +5,13 @@ instance that finds this mark without a batch looks for the lost create first (s
 """
 
 import contextlib
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import msgspec
 
 from batch_fn.app import App
 from batch_fn.core.admission import Decision, Reason
-from batch_fn.core.batches import ServiceCallError, ServiceError
+from batch_fn.core.batches import REQUEST_TOO_LARGE, ServiceCallError, ServiceError
 from batch_fn.core.jobs import Job, Part, PartState, Wait
 from batch_fn.core.planning import Limits, split
 from batch_fn.runtime import clock, log
@@ -58,19 +58,20 @@ def _submit(app: App, active: ActiveJob, stored: Stored[Part]) -> None:
             submit(app, *together)
             return
     try:
-        decision = _admit(app, stored.row)
-        if decision is None or decision.may_go:
+        if stored.row.create_intent_at is not None:  # its tokens may be enqueued already, so they are counted all along
             _send(app, active.job.row, part_moves.claim(app, stored), cancelled=cancelled)
+            return
+        decision, asked = quota.admit(app, stored)
+        if decision.may_go:
+            _send(app, active.job.row, asked, cancelled=cancelled)
         elif decision.reason is Reason.TOO_LARGE and active.job.row.members:
-            part_moves.end_unsent(
-                app,
-                part_moves.claim(app, stored),
-                ServiceError(TOO_LARGE, "Together they are over the deployment's limit."),
-            )
+            part_moves.end_unsent(app, asked, ServiceError(TOO_LARGE, "Together they are over the deployment's limit."))
         elif decision.reason is Reason.TOO_LARGE:
-            _split(app, active, stored, decision)
-        else:
-            part_moves.wait(app, stored, decision.until or clock.now(), decision.wait)
+            _split(app, active, asked, decision)
+        elif decision.reason is Reason.NEVER_FITS:
+            part_moves.end_unsent(app, asked, _request_too_large(decision))
+        else:  # one that is claimed all the same has lost against another, and left nothing at the service
+            part_moves.wait(app, asked, decision.until or clock.now(), decision.wait, claims=stored.row.claims)
     except InputGoneError as gone:
         _input_gone(app, stored, gone)
     except ConflictError:
@@ -81,15 +82,6 @@ def _may_be_claimed(part: Part, now: datetime) -> bool:
     if part.state is PartState.WAITING:
         return part.not_before is None or part.not_before <= now
     return part.state is PartState.CLAIMED and part.due is not None and part.due <= now
-
-
-def _admit(app: App, part: Part) -> Decision | None:
-    """Return whether there is room for the part; None if that need not be asked."""
-    admitted = part.admitted_at is not None and clock.now() < part.admitted_at + timedelta(
-        seconds=app.settings.resend_seconds
-    )
-    # With a create that may have been done, its tokens may be enqueued already, and no new ones come before we know.
-    return None if admitted or part.create_intent_at is not None else quota.admit(app, part)
 
 
 def _send(app: App, job: Job, stored: Stored[Part], *, cancelled: bool) -> None:
@@ -169,8 +161,8 @@ def _in_place(app: App, stored: Stored[Part]) -> Stored[Part]:
 def _split(app: App, active: ActiveJob, stored: Stored[Part], decision: Decision) -> None:
     """Put several smaller parts into the place of one that is larger than its deployment's whole limit."""
     part, job, settings = stored.row, active.job, app.settings
-    assert decision.limit is not None  # noqa: S101 - too large for no limit there is none
-    tokens = max(1, part.estimated_tokens * decision.limit // decision.needed)
+    assert decision.cut_to is not None  # noqa: S101 - it is what makes the part too large
+    tokens = max(1, part.estimated_tokens * decision.cut_to // decision.needed)
     pieces = split(
         part,
         read_range(app.blobs, part.source),
@@ -180,11 +172,22 @@ def _split(app: App, active: ActiveJob, stored: Stored[Part], decision: Decision
         most=TRANSACTION_LIMIT - len((part, job)),
         due=clock.after(settings.resend_seconds),
     )
+    if part.refusals is not None:  # other parts waited for its tries: its pieces wait anew
+        pieces = [msgspec.structs.replace(piece, waiting_since=clock.now()) for piece in pieces]
     parts_left = job.row.parts_left + len(pieces) - 1
     # A claim that died may have left a file: with one claim more, cleaning up looks for it.
     whole = part.with_state(PartState.SETTLED, None, wait=decision.wait, claims=part.claims + 1)
     rest: Job = msgspec.structs.replace(job.row, parts_left=parts_left)
     app.tables.change([*map(Change, pieces), Change(whole, stored.etag), Change(rest, job.etag)])
-    log.info("part_split", job_id=part.job_id, part=part.key, into=len(pieces), limit=decision.limit)
+    log.info("part_split", job_id=part.job_id, part=part.key, into=len(pieces), most_tokens=decision.cut_to)
     for piece in pieces:
         app.queues.submit(piece.job_id, piece.key)
+
+
+def _request_too_large(decision: Decision) -> ServiceError:
+    most = f"its limit is {decision.limit}" if decision.limit is not None else "it refused the request alone for a day"
+    return ServiceError(
+        REQUEST_TOO_LARGE,
+        f"The request needs about {decision.needed} enqueued tokens, more than its deployment accepts: {most}.",
+        final=True,
+    )

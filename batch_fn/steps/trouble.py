@@ -20,7 +20,7 @@ from batch_fn.core.batches import (
 )
 from batch_fn.core.jobs import Part, Wait
 from batch_fn.runtime import clock, log
-from batch_fn.steps import part_moves, quota
+from batch_fn.steps import part_moves
 from batch_fn.storage.rows import Stored
 
 MAX_BACKOFF_SECONDS = 900.0
@@ -75,7 +75,7 @@ def meet_open(app: App, stored: Stored[Part], error: Exception, now: datetime) -
         errors=(ServiceError(OUTCOME_UNKNOWN, _explained(app, why), final=True),),
         created_at=part.created_at,
     )
-    quota.release_tokens(app, part_moves.end_with_batch(app, stored, end, now))
+    part_moves.end_with_batch(app, stored, end, now)
 
 
 def refused_access(app: App, stored: Stored[Part], batch: ServiceBatch, now: datetime) -> None:
@@ -91,7 +91,7 @@ def refused_access(app: App, stored: Stored[Part], batch: ServiceBatch, now: dat
         return
     errors = tuple(msgspec.structs.replace(error, final=True) for error in batch.errors)
     end = msgspec.structs.replace(batch, errors=errors)
-    quota.release_tokens(app, part_moves.end_with_batch(app, stored, end, now))
+    part_moves.end_with_batch(app, stored, end, now)
 
 
 def elsewhere(app: App, part: Part) -> Exception:

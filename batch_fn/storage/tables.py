@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from batch_fn.core.admission import Deployment
+from batch_fn.core.deployments import Deployment
 from batch_fn.core.jobs import Job, Part
 from batch_fn.storage.rows import (
     DAY_DIGITS,
@@ -133,8 +133,10 @@ class Tables:
             yield from_entity(kind, entity)
 
     def parts_of(self, deployment: str) -> Iterator[Part]:
-        """Yield the parts in hand of a deployment that are with the service, or on their way to it."""
-        query = "deployment eq @deployment and (state eq 'open' or state eq 'claimed')"
+        """Yield the parts of a deployment that hold tokens of its quota (see `admission.holds_tokens`)."""
+        reserved = [f"{column} ge datetime'2000-01-01T00:00:00Z'" for column in ("admitted_at", "create_intent_at")]
+        waiting = f"state eq 'waiting' and ({' or '.join(reserved)})"  # an absent column matches nothing
+        query = f"deployment eq @deployment and (state eq 'open' or state eq 'claimed' or ({waiting}))"
         for entity in self._work.query_entities(query, parameters={"deployment": deployment}):
             yield from_entity(Part, entity)
 

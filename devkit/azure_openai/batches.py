@@ -61,7 +61,7 @@ class Batches:
             batch.deployment = batch.deployment or first_deployment(batch.input)
         self._batches[batch.id] = batch
         batch.task = asyncio.create_task(self._live(batch))
-        return batch, self._quota.headers(batch.deployment) if batch.deployment else {}
+        return batch, self._quota.headers(batch.deployment, batch.tokens) if batch.deployment else {}
 
     def get(self, batch_id: str) -> Batch:
         """The batch of that id; raises HTTP 404 if there is none."""

@@ -61,6 +61,8 @@ class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     token_limits: dict[str, int] = {}
     refuse: Literal["create", "later"] = "create"
     """Over the token limit: create answers 400 at once, or the batch is created and then fails."""
+    enqueued_header: Literal["deployment", "file", "none"] = "deployment"
+    """What `deployment-enqueued-tokens` counts: all that the deployment has enqueued, or only the new batch's file."""
     quota_headers: bool = True
     """Whether create tells the deployment's enqueued tokens and their limit, where it has one."""
 

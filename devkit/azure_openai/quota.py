@@ -32,12 +32,11 @@ class Quota:
         """Give back what was admitted."""
         self.enqueued[deployment] -= tokens
 
-    def headers(self, deployment: str) -> dict[str, str]:
-        """Headers of the answer to create; source: reference, section Create. None without a limit to tell."""
-        limit = self.limit(deployment)
+    def headers(self, deployment: str, tokens: int) -> dict[str, str]:
+        """Headers of the answer to create; source: reference, section Create. `tokens` are those of the new batch."""
+        limit, counts = self.limit(deployment), self._options.enqueued_header
         if limit is None or not self._options.quota_headers:
             return {}
-        return {
-            "deployment-enqueued-tokens": str(self.enqueued[deployment]),
-            "deployment-maximum-enqueued-tokens": str(limit),
-        }
+        told = {"deployment": self.enqueued[deployment], "file": tokens}
+        enqueued = {} if counts == "none" else {"deployment-enqueued-tokens": str(told[counts])}
+        return {"deployment-maximum-enqueued-tokens": str(limit)} | enqueued

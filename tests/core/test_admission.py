@@ -8,43 +8,43 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch_fn.core.admission import (
-    CORRECTION_RANGE,
-    FRESH,
-    LEARNING_TOKENS,
-    MAY_GO,
-    Decision,
-    Deployment,
-    Reason,
-    clear_backoff,
-    decide,
-    record_headers,
-    record_queue_head,
-    record_refusal,
-    release_tokens,
-    reserve,
-)
-from batch_fn.core.jobs import Part
+from batch_fn.core.admission import HOPELESS_AFTER, Decision, Reason, decide, load_of, record_queue_head
+from batch_fn.core.deployments import LONE_REFUSALS, Deployment, Load
+from batch_fn.core.jobs import Part, PartState, Refusals
 from tests.conftest import NOON, a_part
 
 PATIENCE = timedelta(hours=1)
 FIRST_WAIT = timedelta(minutes=5)
+MINUTE = timedelta(minutes=1)
 
 
 def deployment(**known: Any) -> Deployment:
     return Deployment(name="batch-small", **known)
 
 
-def waiting(tokens: int, *, minutes: float = 0, number: int = 1, requests: int = 10) -> Part:
+def waiting(
+    tokens: int, *, minutes: float = 0, number: int = 1, requests: int = 10, refusals: Refusals | None = None
+) -> Part:
     """A part that has waited for so many minutes at noon."""
     since = NOON - timedelta(minutes=minutes)
-    return a_part(number=number, estimated_tokens=tokens, requests=requests, waiting_since=since)
+    return a_part(number=number, estimated_tokens=tokens, requests=requests, waiting_since=since, refusals=refusals)
+
+
+def refused(*, minutes: float = 0, alone: int = 0, hours: float = 0) -> Refusals:
+    """Refusals, the last so many minutes before noon, of them some alone, the first of those so many hours before."""
+    since = NOON - timedelta(hours=hours) if alone else None
+    return Refusals(at=NOON - timedelta(minutes=minutes), count=max(alone, 1), alone=alone, alone_since=since)
+
+
+def beside(tokens: int) -> Load:
+    """One batch that the service runs."""
+    return Load(parts=1, tokens=tokens) if tokens else Load()
 
 
 def decided(
     parts: list[Part], known: Deployment | None = None, *, limit: int | None = 100, enqueued: int = 0
 ) -> list[Decision]:
-    return decide(parts, known or deployment(), limit=limit, enqueued=enqueued, now=NOON, patience=PATIENCE)
+    return decide(parts, known or deployment(), limit=limit, load=beside(enqueued), now=NOON, patience=PATIENCE)
 
 
 def reasons(*parts: Part, known: Deployment | None = None, limit: int | None = 100, enqueued: int = 0) -> list[str]:
@@ -59,7 +59,7 @@ parts = st.lists(
 )
 limits = st.integers(1, 200)
 counts = st.integers(0, 250)
-deployments = st.builds(deployment, correction=st.floats(0.25, 4.0))
+deployments = st.builds(deployment)
 after_refusals = st.builds(deployment, refusals=st.integers(1, 9), refused_at=st.just(NOON - FIRST_WAIT))
 
 
@@ -229,30 +229,156 @@ def test_nobody_goes_during_a_back_off(parts: list[Part], limit: int | None, enq
 
 
 @given(parts, after_refusals, st.none() | limits, counts)
-def test_only_the_oldest_probes_after_a_refusal(
+def test_at_most_one_probes_after_a_refusal(
     parts: list[Part], known: Deployment, limit: int | None, enqueued: int
 ) -> None:
     decisions = decided(parts, known, limit=limit, enqueued=enqueued)
-    assert all(decision.reason is Reason.BEHIND for decision in decisions[1:])
-    assert all(decision.reason is Reason.PROBES for decision in decisions if decision.may_go)
+    goes = [decision for decision in decisions if decision.may_go]
+    assert len(goes) <= 1
+    assert all(decision.reason is Reason.PROBES for decision in goes)
     if decisions and limit is None:
-        assert decisions[0].reason is Reason.PROBES
+        assert goes == decisions[:1]
 
 
-def test_after_a_refusal_exactly_one_probes_even_where_the_oldest_must_be_split() -> None:
+@given(parts, after_refusals, st.none() | limits)
+def test_nobody_probes_while_the_service_has_not_decided_on_another(
+    parts: list[Part], known: Deployment, limit: int | None
+) -> None:
+    load = Load(parts=1, tokens=10, undecided=1)
+    decisions = decide(parts, known, limit=limit, load=load, now=NOON, patience=PATIENCE)
+    assert {decision.reason for decision in decisions} <= {Reason.BEHIND}
+
+
+def test_a_part_that_has_to_be_split_does_not_keep_others_from_probing() -> None:
     known = deployment(refusals=1, not_before=NOON)
     found = reasons(waiting(500, minutes=9), waiting(10, minutes=8), waiting(10, minutes=7), known=known)
-    assert found[0] is Reason.TOO_LARGE
-    assert not MAY_GO & set(found)  # its pieces keep its place: the oldest of them probes next time
+    assert found == [Reason.TOO_LARGE, Reason.PROBES, Reason.BEHIND]
+
+
+def test_probes_take_turns() -> None:
+    known = deployment(refusals=3, not_before=NOON)
+    refused_last = waiting(10, minutes=50, number=1, refusals=refused(minutes=5))
+    refused_first = waiting(10, minutes=40, number=2, refusals=refused(minutes=15))
+    younger, youngest = waiting(10, minutes=10, number=3), waiting(10, minutes=1, number=4)
+    found = decided([refused_last, refused_first, younger, youngest], known, limit=None)
+    assert [decision.part for decision in found] == [refused_first, younger, refused_last, youngest]
+
+
+@pytest.mark.parametrize("limit", [None, 100])
+@pytest.mark.parametrize(
+    ("minutes", "alone", "enqueued", "expected"),
+    [
+        (60, 0, 20, [Reason.PROBES, Reason.BEHIND]),
+        (61, 0, 20, [Reason.NO_ROOM, Reason.BEHIND]),
+        (61, 2, 20, [Reason.NO_ROOM, Reason.BEHIND]),
+        (61, 2, 0, [Reason.PROBES, Reason.BEHIND]),
+    ],
+)
+def test_a_refused_part_gets_the_deployment_to_itself_when_its_patience_ends(
+    minutes: int, alone: int, enqueued: int, expected: list[Reason], limit: int | None
+) -> None:
+    """Else nobody would ever know whether it is too large, or others were in its way."""
+    known = deployment(refusals=1, not_before=NOON)
+    tried = waiting(10, minutes=minutes, refusals=refused(minutes=59, alone=alone))
+    other = waiting(10, minutes=1, number=2)
+    assert reasons(tried, other, known=known, limit=limit, enqueued=enqueued) == expected
+
+
+# Parts that are too large
+
+
+@pytest.mark.parametrize(
+    ("tokens", "known", "limit", "cut_to"),
+    [
+        (101, deployment(), 100, 100),
+        (200, deployment(correction=2.0), 100, 100),
+        (101, deployment(), None, None),
+        (101, deployment(largest=60, largest_until=NOON + MINUTE), None, 60),
+        (101, deployment(largest=60, largest_until=NOON + MINUTE), 80, 60),
+        (101, deployment(largest=90, largest_until=NOON + MINUTE), 80, 80),
+        (101, deployment(largest=60, largest_until=NOON), None, None),
+    ],
+)
+def test_a_part_is_cut_to_what_a_deployment_takes(
+    tokens: int, known: Deployment, limit: int | None, cut_to: int | None
+) -> None:
+    (decision,) = decided([waiting(tokens)], known, limit=limit)
+    assert (decision.reason is Reason.TOO_LARGE, decision.cut_to) == (cut_to is not None, cut_to)
+
+
+@pytest.mark.parametrize(
+    ("alone", "told", "cut_to"),
+    [(LONE_REFUSALS, None, 40), (LONE_REFUSALS, 319, 40), (LONE_REFUSALS, 320, None), (LONE_REFUSALS - 1, None, None)],
+    ids=["no limit is told", "our estimate may be wrong", "it must fit", "not often enough"],
+)
+def test_a_part_that_was_refused_alone_is_halved_unless_it_must_fit(
+    alone: int, told: int | None, cut_to: int | None
+) -> None:
+    part = waiting(80, refusals=refused(alone=alone))
+    (decision,) = decided([part], deployment(limit=told), limit=told)
+    assert (decision.reason is Reason.TOO_LARGE, decision.cut_to) == (cut_to is not None, cut_to)
+
+
+@pytest.mark.parametrize(
+    ("alone", "hours", "limit", "never"),
+    [
+        (LONE_REFUSALS, 1, 79, True),
+        (LONE_REFUSALS - 1, 1, 79, False),
+        (LONE_REFUSALS, 1, 80, False),
+        (LONE_REFUSALS, 1, None, False),
+        (LONE_REFUSALS, HOPELESS_AFTER / timedelta(hours=1), 80, True),
+        (LONE_REFUSALS, HOPELESS_AFTER / timedelta(hours=1), None, True),
+        (LONE_REFUSALS, HOPELESS_AFTER / timedelta(hours=1), 320, False),
+        (LONE_REFUSALS - 1, 999, None, False),
+    ],
+)
+def test_a_single_line_is_given_up_when_it_is_over_the_limit_or_was_refused_alone_for_a_day(
+    alone: int, hours: float, limit: int | None, never: bool
+) -> None:
+    part = waiting(80, requests=1, refusals=refused(alone=alone, hours=hours))
+    (decision,) = decided([part], deployment(limit=limit), limit=limit)
+    assert (decision.reason is Reason.NEVER_FITS) is never
+
+
+# What is enqueued
+
+
+@pytest.mark.parametrize(
+    ("part", "load"),
+    [
+        (a_part(state=PartState.WAITING), Load()),
+        (a_part(state=PartState.WAITING, admitted_at=NOON), Load(parts=1, tokens=1_000, undecided=1)),
+        (a_part(state=PartState.WAITING, create_intent_at=NOON), Load(parts=1, tokens=1_000, undecided=1)),
+        (a_part(state=PartState.CLAIMED), Load(parts=1, tokens=1_000, undecided=1)),
+        (a_part(state=PartState.BUNDLED), Load()),
+        (a_part(state=PartState.OPEN, batch_status="in_progress"), Load(parts=1, tokens=1_000)),
+        (a_part(state=PartState.OPEN, batch_status="validating"), Load(parts=1, tokens=1_000, undecided=1)),
+        (
+            a_part(state=PartState.OPEN, batch_status="validating", created_at=NOON - PATIENCE),
+            Load(parts=1, tokens=1_000),
+        ),
+        (a_part(state=PartState.ENDED), Load()),
+        (a_part(state=PartState.SETTLED), Load()),
+    ],
+)
+def test_what_a_part_has_enqueued_is_in_its_row(part: Part, load: Load) -> None:
+    assert load_of([part], now=NOON, patience=PATIENCE) == load
+
+
+@pytest.mark.parametrize(
+    ("known", "enqueued"),
+    [
+        (deployment(), 30),
+        (deployment(correction=1.5), 45),
+        (deployment(extra=50, extra_until=NOON + MINUTE), 80),
+        (deployment(extra=50, extra_until=NOON), 30),
+    ],
+)
+def test_what_the_service_counted_beyond_ours_is_added_for_a_while(known: Deployment, enqueued: int) -> None:
+    assert known.enqueued(Load(parts=1, tokens=30), NOON) == enqueued
 
 
 # What is remembered of the decisions
-
-
-def test_those_that_may_go_are_counted_in_and_the_others_are_not() -> None:
-    decisions = decided([waiting(30, minutes=9), waiting(80, minutes=8), waiting(20, minutes=7)], enqueued=10)
-    known = reserve(deployment(enqueued=99), decisions, enqueued=10, now=NOON)
-    assert known == deployment(enqueued=60, counted_at=NOON)
 
 
 @pytest.mark.parametrize(
@@ -267,173 +393,3 @@ def test_those_that_may_go_are_counted_in_and_the_others_are_not() -> None:
 def test_who_comes_later_stands_behind_the_oldest_that_was_left(parts: list[Part], oldest: datetime | None) -> None:
     before = deployment(oldest_waiting=NOON - timedelta(days=1))
     assert record_queue_head(before, decided(parts)) == deployment(oldest_waiting=oldest)
-
-
-@pytest.mark.parametrize(
-    ("counted_at", "fresh"),
-    [(None, False), (NOON, True), (NOON - FRESH + timedelta(seconds=1), True), (NOON - FRESH, False)],
-)
-def test_a_count_is_believed_for_two_minutes(counted_at: datetime | None, fresh: bool) -> None:
-    assert deployment(counted_at=counted_at).fresh(NOON) is fresh
-
-
-@pytest.mark.parametrize(
-    ("known", "expected"),
-    [
-        (deployment(), deployment()),
-        (deployment(enqueued=50, counted_at=NOON), deployment(enqueued=20, counted_at=NOON)),
-        (deployment(enqueued=50, counted_at=NOON, seen=40), deployment(enqueued=20, counted_at=NOON, seen=10)),
-        (deployment(enqueued=5, counted_at=NOON, seen=5), deployment(enqueued=0, counted_at=NOON, seen=0)),
-        (
-            deployment(enqueued=50, counted_at=NOON, correction=1.5),
-            deployment(enqueued=5, counted_at=NOON, correction=1.5),
-        ),
-    ],
-    ids=["nothing was counted", "counted by us", "told by the service", "never below nothing", "as they were counted"],
-)
-def test_the_tokens_of_a_batch_that_has_ended_count_no_more(known: Deployment, expected: Deployment) -> None:
-    assert release_tokens(known, waiting(30)) == expected
-
-
-# What the headers teach
-
-
-def after_create(
-    known: Deployment, estimate: int = LEARNING_TOKENS, *, enqueued: int | None, limit: int | None = None
-) -> Deployment:
-    return record_headers(known, estimate=estimate, enqueued=enqueued, limit=limit, now=NOON)
-
-
-def test_the_service_s_count_and_limit_replace_ours() -> None:
-    known = after_create(deployment(limit=5, enqueued=7), enqueued=50, limit=100)
-    assert known == deployment(limit=100, enqueued=50, counted_at=NOON, seen=50, seen_at=NOON)
-
-
-@pytest.mark.parametrize(
-    ("enqueued", "limit", "expected"),
-    [
-        (None, None, deployment(limit=5, enqueued=7)),
-        (None, 100, deployment(limit=100, enqueued=7)),
-        (50, None, deployment(limit=5, enqueued=50, counted_at=NOON, seen=50, seen_at=NOON)),
-        (0, None, deployment(limit=5, enqueued=0, counted_at=NOON, seen=0, seen_at=NOON)),
-    ],
-)
-def test_what_the_service_does_not_tell_stays(enqueued: int | None, limit: int | None, expected: Deployment) -> None:
-    assert after_create(deployment(limit=5, enqueued=7), enqueued=enqueued, limit=limit) == expected
-
-
-@pytest.mark.parametrize(
-    ("known", "estimate", "enqueued", "correction"),
-    [
-        (deployment(seen=0, seen_at=NOON), 1_000, 1_000, 1.0),
-        (deployment(seen=0, seen_at=NOON), 1_000, 2_000, 1.3),
-        (deployment(seen=500, seen_at=NOON), 1_000, 2_500, 1.3),
-        (deployment(seen=0, seen_at=NOON), 1_000, 500, 0.85),
-        (deployment(seen=0, seen_at=NOON), 1_000, 900_000, 1.9),
-        (deployment(seen=0, seen_at=NOON), 1_000, 1, 0.775),
-        (deployment(seen=0, seen_at=NOON, correction=2.0), 1_000, 1_000, 1.7),
-        (deployment(seen=0, seen_at=NOON), 999, 2_000, 1.0),
-        (deployment(seen=2_000, seen_at=NOON), 1_000, 2_000, 1.0),
-        (deployment(seen=3_000, seen_at=NOON), 1_000, 2_000, 1.0),
-        (deployment(seen=0, seen_at=NOON - FRESH), 1_000, 2_000, 1.0),
-        (deployment(), 1_000, 2_000, 1.0),
-    ],
-    ids=[
-        "as estimated",
-        "twice as many",
-        "only the rise counts",
-        "half as many",
-        "one look moves it so far up",
-        "and so far down",
-        "from what was known",
-        "small batches teach nothing",
-        "no rise teaches nothing",
-        "a fall teaches nothing",
-        "an old count teaches nothing",
-        "the first count teaches nothing",
-    ],
-)
-def test_a_rise_of_the_count_corrects_the_estimate(
-    known: Deployment, estimate: int, enqueued: int, correction: float
-) -> None:
-    assert after_create(known, estimate, enqueued=enqueued).correction == pytest.approx(correction)
-
-
-counted = st.lists(st.tuples(st.integers(0, 10**7), st.integers(0, 10**9)), max_size=20)
-
-
-@given(counted)
-def test_the_correction_stays_in_its_range_whatever_the_service_counts(looks: list[tuple[int, int]]) -> None:
-    known = deployment()
-    for estimate, enqueued in looks:
-        known = after_create(known, estimate, enqueued=enqueued)
-        assert CORRECTION_RANGE[0] <= known.correction <= CORRECTION_RANGE[1]
-
-
-@given(st.floats(*CORRECTION_RANGE), st.floats(*CORRECTION_RANGE))
-def test_the_correction_comes_to_what_the_service_really_counts(start: float, real: float) -> None:
-    known = deployment(seen=0, seen_at=NOON, correction=start)
-    for _ in range(30):
-        assert known.seen is not None
-        known = after_create(known, 10**6, enqueued=known.seen + round(real * 10**6))
-    assert known.correction == pytest.approx(real, rel=0.01)
-
-
-# Refusals
-
-
-def refusals_in_a_row(count: int) -> list[Deployment]:
-    known, now, told = deployment(), NOON, []
-    for _ in range(count):
-        known = record_refusal(known, waiting(10), first_wait=FIRST_WAIT, now=now)
-        told.append(known)
-        assert known.not_before is not None
-        now = known.not_before
-    return told
-
-
-def test_each_refusal_doubles_the_wait_up_to_sixteenfold() -> None:
-    waits = [(known.not_before or NOON) - (known.refused_at or NOON) for known in refusals_in_a_row(8)]
-    assert waits == [FIRST_WAIT * factor for factor in (1, 2, 4, 8, 16, 16, 16, 16)]
-
-
-def test_each_refusal_counts() -> None:
-    assert [known.refusals for known in refusals_in_a_row(3)] == [1, 2, 3]
-
-
-def test_batches_that_are_refused_together_count_once() -> None:
-    part = waiting(10)
-    first = record_refusal(deployment(), part, first_wait=FIRST_WAIT, now=NOON)
-    assert record_refusal(first, part, first_wait=FIRST_WAIT, now=NOON) == first
-    assert record_refusal(first, part, first_wait=FIRST_WAIT, now=NOON + FIRST_WAIT - timedelta(seconds=1)) == first
-    assert record_refusal(first, part, first_wait=FIRST_WAIT, now=NOON + FIRST_WAIT) != first
-
-
-def test_the_tokens_of_batches_that_are_refused_count_no_more() -> None:
-    two = [waiting(30, number=1), waiting(50, number=2)]
-    known = reserve(deployment(), decided(two), enqueued=20, now=NOON)
-    assert known.enqueued == 100
-    for part in two:
-        known = record_refusal(known, part, first_wait=FIRST_WAIT, now=NOON)
-    assert (known.enqueued, known.refusals) == (20, 1)
-
-
-@pytest.mark.parametrize(
-    ("known", "created", "forgotten"),
-    [
-        (deployment(refusals=2, refused_at=NOON, not_before=NOON + FIRST_WAIT), timedelta(seconds=1), True),
-        (deployment(refusals=2, refused_at=NOON, not_before=NOON + FIRST_WAIT), timedelta(0), False),
-        (deployment(refusals=2, refused_at=NOON, not_before=NOON + FIRST_WAIT), -timedelta(hours=1), False),
-        (deployment(refusals=2), -timedelta(hours=1), True),
-    ],
-    ids=["a newer batch", "of the same moment", "an older batch", "refused who knows when"],
-)
-def test_refusals_are_forgotten_when_a_batch_created_after_them_runs(
-    known: Deployment, created: timedelta, forgotten: bool
-) -> None:
-    assert clear_backoff(known, NOON + created) == (deployment() if forgotten else known)
-
-
-def test_a_batch_that_runs_changes_nothing_where_nothing_was_refused() -> None:
-    known = deployment(limit=100, enqueued=5, counted_at=NOON)
-    assert clear_backoff(known, NOON) == known

@@ -506,6 +506,20 @@ def test_quota_refused_later(v1: OpenAI, emulator: AzureOpenAI) -> None:
     assert wait(v1, create(v1, content), "in_progress").status == "in_progress"
 
 
+@pytest.mark.parametrize(("counts", "batches"), [("deployment", 2), ("file", 1), ("none", None)])
+def test_what_the_header_of_enqueued_tokens_counts(
+    v1: OpenAI, emulator: AzureOpenAI, counts: str, batches: int | None
+) -> None:
+    content = [line(1)]
+    emulator.options(token_limit=1000, enqueued_header=counts)
+    emulator.hold()
+    create(v1, content)
+    answer = v1.batches.with_raw_response.create(input_file_id=upload(v1, content).id, **TO_CHAT)
+    told = answer.headers.get("deployment-enqueued-tokens")
+    assert told == (str(batches * tokens(content)) if batches else None)
+    assert answer.headers["deployment-maximum-enqueued-tokens"] == "1000"
+
+
 def test_no_quota_headers_without_limit(v1: OpenAI, emulator: AzureOpenAI) -> None:
     for options in ({}, {"token_limit": 1000, "quota_headers": False}):
         emulator.options(**options)

@@ -17,7 +17,7 @@ from azure.core.exceptions import HttpResponseError, ResourceNotFoundError, Serv
 from azure.storage.blob import StorageErrorCode
 
 from batch_fn.app import App
-from batch_fn.core.admission import Deployment
+from batch_fn.core.admission import holds_tokens
 from batch_fn.core.batches import (
     CreateOutcomeUnknownError,
     Enqueued,
@@ -29,6 +29,7 @@ from batch_fn.core.batches import (
     TokenLimitError,
     TransientServiceError,
 )
+from batch_fn.core.deployments import Deployment
 from batch_fn.core.jobs import Job, Part
 from batch_fn.storage.blob_streams import ANY_VERSION, CHUNK_BYTES, BlobChangedError
 from batch_fn.storage.blobs import ArchiveGoneError
@@ -175,9 +176,7 @@ class FakeTables(_StorageHand):
 
     @reads
     def parts_of(self, deployment: str) -> Iterator[Part]:
-        yield from (
-            part for part in self.world.parts() if part.deployment == deployment and part.state in {"open", "claimed"}
-        )
+        yield from (part for part in self.world.parts() if part.deployment == deployment and holds_tokens(part))
 
     @reads
     def active_parts(self) -> Iterator[Part]:
@@ -639,8 +638,10 @@ class FakeService(_Hand):
         if Weather.NO_TOKENS in self.world.weather or (limit and self.world.tokens_enqueued() + tokens > limit):
             raise TokenLimitError("The deployment has no room for this batch.")
         batch = self.world.add_batch(part, lines, tokens)
-        told = Enqueued(self.world.tokens_enqueued(), limit) if limit else Enqueued(None, None)
-        return self.world.described(batch), told
+        if not limit or self.world.enqueued_header == "none":
+            return self.world.described(batch), Enqueued(None, None)
+        told = self.world.tokens_enqueued() if self.world.enqueued_header == "deployment" else tokens
+        return self.world.described(batch), Enqueued(told, limit)
 
     @reads
     def find_batch(self, part: Part, since: datetime) -> ServiceBatch | None:

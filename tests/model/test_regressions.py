@@ -9,7 +9,7 @@ from unittest import mock
 
 import pytest
 
-from batch_fn.core.admission import Deployment
+from batch_fn.core.deployments import Deployment
 from batch_fn.core.errors import JobActiveError
 from batch_fn.core.jobs import Job, JobState, Part, PartState
 from batch_fn.steps.retrying import retry

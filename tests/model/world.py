@@ -9,10 +9,10 @@ import re
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from batch_fn.core.admission import Deployment
 from batch_fn.core.batches import ServiceBatch, ServiceError
+from batch_fn.core.deployments import Deployment
 from batch_fn.core.jobs import Job, Part
 from batch_fn.core.report import to_iso
 from batch_fn.settings import Settings
@@ -213,6 +213,8 @@ class World:
         self.weather: set[Weather] = set()
         self.token_limit: int | None = None
         """What the deployments take; None: as much as is sent, and nothing is told of it."""
+        self.enqueued_header: Literal["deployment", "file", "none"] = "deployment"
+        """What the header counts that tells of enqueued tokens; none: nothing is told, of the limit neither."""
         self.files: dict[str, File] = {}
         self.batches: dict[str, Batch] = {}
         """Every batch that was ever created, oldest first."""

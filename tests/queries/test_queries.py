@@ -12,6 +12,7 @@ from batch_fn.app import App
 from batch_fn.core.errors import NoSuchJobError, ReportGoneError
 from batch_fn.core.jobs import Estimate, Job, JobState, Member, Outcome, Part, PartState, Usage, Wait
 from batch_fn.core.names import is_job_id
+from batch_fn.core.report import to_iso
 from batch_fn.queries.deployments import list_deployments
 from batch_fn.queries.health import check_health
 from batch_fn.queries.job_detail import in_hand, progress, show_job, transitions
@@ -290,7 +291,25 @@ def test_a_deployment_has_its_limit_and_what_waits_for_it(app: App) -> None:
     assert job.job_id == waits.job_id
     assert (shown["name"], shown["limit"], shown["enqueued"], shown["waiting_tokens"]) == ("batch-small", 90, 60, 140)
     assert (shown["waiting_parts"], shown["open_batches"]) == (1, 1)
-    assert shown["oldest_waiting"] == "2026-11-22T12:00:00Z"
+    assert (shown["oldest_waiting"], shown["oldest_job"]) == ("2026-11-22T12:00:00Z", job.job_id)
+
+
+def test_a_deployment_that_refuses_says_what_is_not_known_and_until_when_it_waits(app: App) -> None:
+    app.tables.insert_if_absent(a_job())
+    waits = [a_part(number=number, wait=Wait(reason=reason)) for number, reason in enumerate("aab", start=1)]
+    reserved = a_part(number=4, estimated_tokens=30, admitted_at=NOON)
+    app.tables.change([*map(Change, waits), Change(reserved)])
+    later = clock.now() + timedelta(hours=1)
+    learned = {"refusals": 2, "not_before": later, "extra": 7, "extra_until": later}
+    app.tables.update_deployment("gpt-4o-mini", lambda known: msgspec.structs.replace(known, **learned))
+    [shown] = list_deployments(app)
+    assert (shown["limit"], shown["largest_part"], shown["enqueued"]) == (None, None, 37)
+    assert (shown["refusals"], shown["not_before"]) == (2, to_iso(later))
+    assert (shown["waiting_parts"], shown["waits"]) == (3, {"a": 2, "b": 1})
+    over = learned | {"not_before": NOON, "largest": 5, "largest_until": later}
+    app.tables.update_deployment("gpt-4o-mini", lambda known: msgspec.structs.replace(known, **over))
+    [shown] = list_deployments(app)
+    assert (shown["not_before"], shown["largest_part"]) == (None, 5)
 
 
 def test_each_day_has_what_its_jobs_came_to(app: App) -> None:

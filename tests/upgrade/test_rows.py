@@ -79,7 +79,7 @@ def test_deployments_and_the_last_tick(stage: str, tables: Tables, azurite: Azur
     known = {deployment.name: deployment for deployment in tables.deployments()}
     assert known.keys() == {row["name"] for row in rows if row["PartitionKey"] == "deployment"}
     for name, deployment in known.items():  # what is the same as before is not written
-        tables.update_deployment(name, lambda before: msgspec.structs.replace(before, enqueued=before.enqueued + 1))
+        tables.update_deployment(name, lambda before: msgspec.structs.replace(before, admissions=before.admissions + 1))
         tables.update_deployment(name, lambda _, first=deployment: first)  # type: ignore[misc]
     ticks = [row for row in rows if row["PartitionKey"] == "tick"]
     assert (tables.last_tick() is not None) == bool(ticks)
