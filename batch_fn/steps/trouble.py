@@ -98,7 +98,7 @@ def elsewhere(app: App, part: Part) -> Exception:
     """Return what to say of a part that was sent to another resource than the settings name now."""
     return TransientServiceError(
         f"It was sent to {part.endpoint}, and AZURE_OPENAI_ENDPOINT is {app.settings.openai_endpoint} now: "
-        "only the first can tell what became of it."
+        "only the first can tell the outcome."
     )
 
 
