@@ -20,6 +20,7 @@ from batch_fn.steps import lost_create, part_moves, quota, refusals, trouble
 from batch_fn.steps.bundling import build_bundle
 from batch_fn.steps.cancelling import NOT_SENT, unwanted
 from batch_fn.steps.ownership import delete_orphaned_work
+from batch_fn.steps.restoring import restore_lines
 from batch_fn.storage.part_lines import InputGoneError, input_blob_of, read_range, upload_content
 from batch_fn.storage.rows import TRANSACTION_LIMIT, ActiveJob, Change, ConflictError, Stored
 from batch_fn.validation.findings import INPUT_GONE
@@ -72,7 +73,7 @@ def _submit(app: App, active: ActiveJob, stored: Stored[Part]) -> None:
         else:
             part_moves.wait(app, stored, decision.until or clock.now(), decision.wait)
     except InputGoneError as gone:
-        _input_gone(app, stored, gone)
+        _input_gone(app, active.job.row, stored, gone)
     except ConflictError:
         log.info("part_taken_over", job_id=job_id, part=key)  # the claim had expired, and another instance has the part
 
@@ -108,7 +109,7 @@ def _send(app: App, job: Job, stored: Stored[Part], *, cancelled: bool) -> None:
     except ServiceCallError as error:
         refusals.meet(app, stored, error, created=stored is not claimed, bundle=bool(job.members))
     except InputGoneError as gone:
-        _input_gone(app, stored, gone)
+        _input_gone(app, job, stored, gone)
     except ConflictError:
         raise
     except Exception as error:
@@ -116,10 +117,12 @@ def _send(app: App, job: Job, stored: Stored[Part], *, cancelled: bool) -> None:
         raise
 
 
-def _input_gone(app: App, stored: Stored[Part], gone: InputGoneError) -> None:
-    """End a part whose lines were deleted before they were sent, when they are still gone after SETTLE_SECONDS."""
+def _input_gone(app: App, job: Job, stored: Stored[Part], gone: InputGoneError) -> None:
+    """Restore the lines of a part that were deleted before it was sent; else end it after SETTLE_SECONDS."""
     with contextlib.suppress(ConflictError):
-        if stored.row.wait is not None and stored.row.wait.reason == INPUT_GONE:
+        if restore_lines(app, job, stored.row.source):
+            part_moves.wait(app, stored, clock.now(), Wait(reason=INPUT_GONE, message=str(gone)))
+        elif stored.row.wait is not None and stored.row.wait.reason == INPUT_GONE:
             part_moves.end_unsent(app, stored, ServiceError(INPUT_GONE, str(gone)))
         else:
             until = clock.after(app.settings.settle_seconds)

@@ -62,9 +62,14 @@ def picked(line: SourceLine) -> bytes:
 
 
 def input_blob_of(containers: Blobs, part: Part, settings: Settings) -> str:
-    """Return the URL of a blob that holds exactly what is sent: the drop's copy itself where that can be sent."""
+    """Return the URL of a blob that holds exactly what is sent: the drop's copy itself where that can be sent.
+
+    Raises: InputGoneError.
+    """
     source = part.source
     if source.verbatim and source.whole:
+        if containers.version(source.container, source.name) is None:
+            raise InputGoneError(source)
         return containers.url(source.container, source.name)
     with upload_content(containers, part) as content:
         containers.write(

@@ -1,4 +1,4 @@
-"""Results as the service may leave them, and settings, blobs and disks as they may be: no answer is lost or paid twice."""
+"""Results, settings, blobs and disks as they may be: no answer is lost, and no line is paid twice."""
 
 import contextlib
 import errno
@@ -22,7 +22,7 @@ from batch_fn.validation.requests import with_custom_id
 from tests.model.fakes import FakeBlobs, FakeService, new_process
 from tests.model.faults import Fate
 from tests.model.machine import NAMES, Delivery, Luck, Pipeline
-from tests.model.world import ON_BLOBS, SETTINGS, Answer, Batch, Blob, End, blob_at, result_url
+from tests.model.world import ON_BLOBS, SETTINGS, Answer, Batch, End, World, blob_at, result_url
 
 OUTPUT, ERRORS = "results", "errors"
 
@@ -213,12 +213,12 @@ def test_a_line_of_the_output_that_cannot_be_read_may_be_an_answer(raw: bytes) -
 @contextlib.contextmanager
 def uncounted() -> Iterator[None]:
     """The service gives no counts."""
-    described = Odd().world.__class__.described
+    described = World.described
 
-    def without(world: Any, batch: Batch) -> Any:
+    def without(world: World, batch: Batch) -> Any:
         return msgspec.structs.replace(described(world, batch), total=0, completed=0, failed=0)
 
-    with mock.patch("tests.model.world.World.described", without):
+    with mock.patch.object(World, "described", without):
         yield
 
 
@@ -324,7 +324,7 @@ def test_a_result_of_another_resource_is_not_believed_to_be_gone() -> None:
 def test_a_result_that_ends_early_is_asked_for_again_before_it_is_believed(
     kind: str, after: int, mode: type[Odd]
 ) -> None:
-    """Errors were not compared with the counts at all; and of a batch that had ended long ago, the first look counted."""
+    """Errors were not compared with the counts; and of a batch that had ended long ago, the first look counted."""
     with running(mode) as pipeline:
         (batch,) = pipeline.drop("two parts")[:1]
         for does in (Answer.FAILED, Answer.FAILED, Answer.ANSWERED) if kind == ERRORS else ():
@@ -488,62 +488,94 @@ def test_a_job_is_cancelled_between_two_collects_of_one_part(fate: Fate, mode: t
 # Lines that are deleted
 
 
-def delete_copies(pipeline: Odd, container: str) -> None:
-    for place in [place for place in pipeline.world.blobs if place[0] == container]:
+def delete_all(pipeline: Odd, *containers: str) -> None:
+    for place in [place for place in pipeline.world.blobs if place[0] in containers]:
         del pipeline.world.blobs[place]
 
 
+def delete_inputs(pipeline: Odd) -> None:
+    """Delete what was sent: at the service, and in the work container."""
+    for batch in pipeline.world.batches.values():
+        pipeline.world.files.pop(batch.input_file_id, None)
+        pipeline.world.blobs.pop(blob_at(batch.input_blob), None)
+    for place in [place for place in pipeline.world.blobs if place[1].endswith(".picked")]:
+        del pipeline.world.blobs[place]
+
+
+BOTH_COPIES = (SETTINGS.archive_container, SETTINGS.input_container)
+KINDS = pytest.mark.parametrize("kind", ["two lines", "two parts, untidy", "mixed"])
+
+
 @BOTH_MODES
-@pytest.mark.parametrize("kind", ["two lines", "two parts, untidy", "mixed"])
+@KINDS
 @pytest.mark.parametrize("input_stays", [True, False])
-def test_the_copy_of_a_drop_is_deleted_while_its_batches_run(kind: str, input_stays: bool, mode: type[Odd]) -> None:
+def test_the_copies_of_a_drop_are_deleted_while_its_batches_run(kind: str, input_stays: bool, mode: type[Odd]) -> None:
     """Every collect raised, for ever, although the answers were at the service."""
     with running(mode) as pipeline:
         batches = pipeline.drop(kind)
         for batch in batches:
             pipeline.world.run_line(batch, Answer.FAILED)
             pipeline.world.end(batch, End.COMPLETED)
-        delete_copies(pipeline, SETTINGS.archive_container)
-        if not input_stays or mode is OddOnBlobs:
-            for batch in batches:
-                pipeline.world.files.pop(batch.input_file_id, None)
-            for place in [place for place in pipeline.world.blobs if place[0] == SETTINGS.work_container]:
-                if place[1].endswith((".picked", "part-00001-01.jsonl", "part-00002-01.jsonl")):
-                    del pipeline.world.blobs[place]
+        delete_all(pipeline, *BOTH_COPIES)
+        if not input_stays:
+            delete_inputs(pipeline)
         pipeline.go_on()
         report = pipeline.only_report()
         assert report["counts"]["failed"] == len(batches)
-        assert report["outputs"]["archive"] is None
-        findings = [finding["code"] for finding in report["findings"]]
-        # The parts of a mixed drop have lines of their own, in the work container.
-        assert findings == [] if kind == "mixed" and input_stays and mode is Odd else ["input_gone"] * len(batches)
-        ids = [each["custom_id"] for each in pipeline.lines("output")]
-        assert sorted(ids) == [*filter(lambda each: each not in "ad" if kind != "mixed" else each not in "ab", "abcd")][
-            : len(ids)
-        ]
+        assert (report["outputs"]["archive"] is None) == bool(report["findings"])
+        # The parts of a mixed drop have lines of their own.
+        assert [each["code"] for each in report["findings"]] == ["input_gone"] * (
+            0 if kind == "mixed" and input_stays else len(batches)
+        )
+        failed = {next(iter(batch.lines)) for batch in batches}
+        assert {each["custom_id"] for each in pipeline.lines("errors")} == failed
+        answered = {custom_id for batch in batches for custom_id in batch.lines} - failed
+        assert {each["custom_id"] for each in pipeline.lines("output")} == answered
 
 
 @BOTH_MODES
-def test_failed_lines_go_again_from_the_services_input_file(mode: type[Odd]) -> None:
+@KINDS
+@pytest.mark.parametrize("sent", [True, False])
+def test_the_archives_copy_is_deleted_while_the_drop_is_in_the_inbox(kind: str, sent: bool, mode: type[Odd]) -> None:
+    """The copy is made again, and nothing more is to be seen of it."""
     with running(mode) as pipeline:
-        (batch,) = pipeline.drop("two lines")
-        pipeline.world.run_line(batch, Answer.TRIPPED)
-        pipeline.world.end(batch, End.COMPLETED)
-        if mode is Odd:
-            delete_copies(pipeline, SETTINGS.archive_container)
+        if sent:
+            batches = pipeline.drop(kind)
+            for batch in batches:
+                pipeline.world.run_line(batch, Answer.TRIPPED)
+                pipeline.world.end(batch, End.COMPLETED)
+        else:
+            pipeline.a_user_drops_a_file(name=NAMES[0], kind=kind)
+            pipeline.the_event_of_a_drop_comes(name=NAMES[0], luck=None)
+        if kind == "mixed":
+            delete_all(pipeline, SETTINGS.work_container)
+            return  # its lines are in the work container
+        delete_all(pipeline, SETTINGS.archive_container)
         pipeline.go_on()
-        assert [[*each.lines] for each in pipeline.world.batches.values()] == [["a", "b"], ["a"]]
-        assert [each["custom_id"] for each in pipeline.lines("output")] == ["a", "b"]
+        report = pipeline.only_report()
+        assert (report["status"], report["findings"]) == ("succeeded", [])
 
 
 @BOTH_MODES
-def test_requests_without_a_result_are_counted_though_nobody_knows_their_names(mode: type[Odd]) -> None:
+def test_failed_lines_go_again_from_the_input_that_was_sent(mode: type[Odd]) -> None:
+    with running(mode) as pipeline:
+        first, _ = pipeline.drop("two parts, untidy")
+        pipeline.world.run_line(first, Answer.TRIPPED)
+        pipeline.world.end(first, End.COMPLETED)
+        delete_all(pipeline, *BOTH_COPIES)
+        pipeline.go_on()
+        assert [[*each.lines] for each in pipeline.world.batches.values()] == [["a", "b", "c"], ["d"], ["a"]]
+        assert [each["custom_id"] for each in pipeline.lines("output")] == ["a", "b", "c", "d"]
+
+
+@BOTH_MODES
+def test_requests_without_a_result_are_counted_though_their_names_are_not_known(mode: type[Odd]) -> None:
     with running(mode) as pipeline:
         (batch,) = pipeline.drop("two lines")
         pipeline.world.run_line(batch, Answer.ANSWERED)
         pipeline.world.end(batch, End.LEFT_OUT)
-        delete_copies(pipeline, SETTINGS.archive_container)
-        pipeline.world.files.pop(batch.input_file_id, None)
+        delete_all(pipeline, *BOTH_COPIES)
+        delete_inputs(pipeline)
         pipeline.go_on()
         assert [each["custom_id"] for each in pipeline.lines("output")] == ["a"]
         assert [each["custom_id"] for each in pipeline.lines("errors")] == [None]
@@ -554,7 +586,7 @@ def test_members_of_a_bundle_are_settled_by_line_number(mode: type[Odd]) -> None
     with running(mode) as pipeline:
         (batch,) = pipeline.drop("two lines", "one line")
         pipeline.world.end(batch, End.COMPLETED)
-        delete_copies(pipeline, SETTINGS.archive_container)
+        delete_all(pipeline, *BOTH_COPIES)
         pipeline.go_on()
         reports = [pipeline.report(job.path) for job in pipeline.world.begun.values()]
         outputs = [pipeline.world.blobs[*report["outputs"]["output"].split("/", 1)].content for report in reports]
@@ -563,14 +595,13 @@ def test_members_of_a_bundle_are_settled_by_line_number(mode: type[Odd]) -> None
 
 
 @BOTH_MODES
-@pytest.mark.parametrize("kinds", [["two lines"], ["two parts, untidy"], ["one line", "one line"]])
-def test_the_copy_of_a_drop_is_deleted_while_its_parts_wait(kinds: list[str], mode: type[Odd]) -> None:
+@pytest.mark.parametrize("kinds", [["two lines"], ["two parts, untidy"], ["mixed"], ["one line", "one line"]])
+def test_the_lines_are_deleted_while_their_parts_wait(kinds: list[str], mode: type[Odd]) -> None:
     with running(mode) as pipeline:
         for name, kind in zip(NAMES, kinds, strict=False):
             pipeline.a_user_drops_a_file(name=name, kind=kind)
             pipeline.the_event_of_a_drop_comes(name=name, luck=None)
-        delete_copies(pipeline, SETTINGS.archive_container)
-        delete_copies(pipeline, SETTINGS.input_container)
+        delete_all(pipeline, *BOTH_COPIES, SETTINGS.work_container)
         pipeline.go_on()
         for job in pipeline.world.begun.values():
             report = pipeline.report(job.path)
@@ -663,8 +694,3 @@ def test_files_that_the_service_does_not_delete_hold_a_job_for_a_week_at_most(ki
             pipeline.go_on()
             assert not pipeline.world.rows
         pipeline.world.files.clear()
-
-
-def test_no_blob_is_left_by_the_types_above() -> None:
-    """The blobs that this module hides and shows again are those of the world."""
-    assert Blob(b"", "", Odd().world.now).content == b""
