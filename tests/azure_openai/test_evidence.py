@@ -299,6 +299,11 @@ def test_what_was_done_needs_no_words(service: Service, call: str) -> None:
     getattr(service.client, call)("some-id")
 
 
+def test_a_file_that_may_not_be_deleted_keeps_no_job_from_its_end(service: Service) -> None:
+    service.answers["DELETE some-id"] = (400, {"error": {"code": "inUse", "message": "A batch reads it."}})
+    service.client.delete_file("some-id")
+
+
 # Time
 
 

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from batch_fn.core.batches import (
+    CreateOutcomeUnknownError,
     EnvironmentServiceError,
     NotFoundError,
     PermanentServiceError,
@@ -280,6 +281,26 @@ def test_a_lost_create_that_cannot_be_looked_for_in_a_week_is_explained(mode: ty
         assert "Resource not found" in _messages(pipeline.world)[0]
         _time_goes_on(pipeline, HOUR)
         assert [batch.status for batch in pipeline.world.batches.values()] == ["cancelling"]
+
+
+def test_a_service_that_answers_no_create_for_a_week_is_named_in_the_errors() -> None:
+    """Each create may have made a batch, and is looked for; the next comes only when it is ruled out."""
+    creates = 0
+
+    def unanswered(*_: Any) -> Any:
+        nonlocal creates
+        creates += 1
+        raise CreateOutcomeUnknownError("HTTP 500: Internal error")
+
+    with _pipeline() as pipeline:
+        pipeline.a_user_drops_a_file(name=NAMES[0], kind="two lines")
+        with _service(create=unanswered):
+            _time_goes_on(pipeline, 6 * DAY, step=1_800)
+            assert not pipeline.world.history
+            _time_goes_on(pipeline, 2 * DAY, step=1_800)
+        assert _status(pipeline) == "failed"
+        assert "HTTP 500: Internal error" in _messages(pipeline.world)[0]
+        assert creates < 200
 
 
 # A service that does not take what it is sent
