@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -192,6 +193,24 @@ def test_what_cannot_be_asked_for_a_week_ends_explained_and_is_not_sent_again(
             assert {batch.status for batch in pipeline.world.batches.values()} == {"cancelling"}, "nobody needs it"
         for batch in pipeline.world.open_batches():
             batch.gone = True  # a bundle is forgotten, so its batch runs to its end, and its files until they expire
+
+
+def test_a_service_that_asks_for_time_is_given_it() -> None:
+    asked: list[timedelta] = []
+    with _pipeline() as pipeline:
+        _sent(pipeline)
+        began = pipeline.world.now
+
+        def busy(*_: Any) -> Any:
+            asked.append(pipeline.world.now - began)
+            raise TransientServiceError("HTTP 429: Slow down.", retry_after=600)
+
+        with _service(retrieve=busy, pages=ROUTE_GONE):
+            _time_goes_on(pipeline, 1_800, step=60)
+        assert len(asked) > 2
+        assert all(later - earlier >= timedelta(seconds=600) for earlier, later in itertools.pairwise(asked))
+        _rides_home(pipeline)
+        assert _status(pipeline) == "succeeded"
 
 
 # A create whose answer was lost
