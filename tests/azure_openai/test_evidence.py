@@ -30,6 +30,7 @@ SINCE = datetime(2026, 11, 22, 12, tzinfo=UTC)
 NOON = int(SINCE.timestamp())
 PART = a_part(file_id="file-ours")
 OURS = {"id": "batch-ours", "created_at": NOON + 60, "metadata": PART.metadata}
+REAL_PAUSE = client._pause
 HTML = b"<html>Welcome</html>"
 
 
@@ -299,6 +300,11 @@ def test_what_was_done_needs_no_words(service: Service, call: str) -> None:
     getattr(service.client, call)("some-id")
 
 
+def test_a_file_that_may_not_be_deleted_keeps_no_job_from_its_end(service: Service) -> None:
+    service.answers["DELETE some-id"] = (400, {"error": {"code": "inUse", "message": "A batch reads it."}})
+    service.client.delete_file("some-id")
+
+
 # Time
 
 
@@ -323,10 +329,22 @@ def test_a_call_does_not_sleep_for_as_long_as_the_service_asks(
     with pytest.raises(TransientServiceError, match="Slow down") as caught:
         getattr(service.client, call)("some-id")
     assert caught.value.retry_after is not None
-    assert 5 < caught.value.retry_after <= 86_400
+    assert 5 < caught.value.retry_after <= 3_600
     assert time.monotonic() - started < 5
     assert pauses == []
     assert len(service.asked) == 1
+
+
+@pytest.mark.parametrize("retry_after", [None, 0.5, 5.0])
+@pytest.mark.parametrize("tries", [1, 2, 20])
+def test_a_pause_takes_a_few_seconds_at_most(
+    monkeypatch: pytest.MonkeyPatch, retry_after: float | None, tries: int
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    REAL_PAUSE(TransientServiceError("busy", retry_after=retry_after), tries)
+    assert len(slept) == 1
+    assert 0 < slept[0] <= 5
 
 
 @pytest.mark.parametrize("wait", [None, "1", "nan", "-5", "soon"])

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -12,6 +13,7 @@ import msgspec
 import pytest
 
 from batch_fn.core.batches import (
+    CreateOutcomeUnknownError,
     EnvironmentServiceError,
     NotFoundError,
     PermanentServiceError,
@@ -193,6 +195,24 @@ def test_what_cannot_be_asked_for_a_week_ends_explained_and_is_not_sent_again(
             batch.gone = True  # a bundle is forgotten, so its batch runs to its end, and its files until they expire
 
 
+def test_a_service_that_asks_for_time_is_given_it() -> None:
+    asked: list[timedelta] = []
+    with _pipeline() as pipeline:
+        _sent(pipeline)
+        began = pipeline.world.now
+
+        def busy(*_: Any) -> Any:
+            asked.append(pipeline.world.now - began)
+            raise TransientServiceError("HTTP 429: Slow down.", retry_after=600)
+
+        with _service(retrieve=busy, pages=ROUTE_GONE):
+            _time_goes_on(pipeline, 1_800, step=60)
+        assert len(asked) > 2
+        assert all(later - earlier >= timedelta(seconds=600) for earlier, later in itertools.pairwise(asked))
+        _rides_home(pipeline)
+        assert _status(pipeline) == "succeeded"
+
+
 # A create whose answer was lost
 
 
@@ -280,6 +300,26 @@ def test_a_lost_create_that_cannot_be_looked_for_in_a_week_is_explained(mode: ty
         assert "Resource not found" in _messages(pipeline.world)[0]
         _time_goes_on(pipeline, HOUR)
         assert [batch.status for batch in pipeline.world.batches.values()] == ["cancelling"]
+
+
+def test_a_service_that_answers_no_create_for_a_week_is_named_in_the_errors() -> None:
+    """Each create may have made a batch, and is looked for; the next comes only when it is ruled out."""
+    creates = 0
+
+    def unanswered(*_: Any) -> Any:
+        nonlocal creates
+        creates += 1
+        raise CreateOutcomeUnknownError("HTTP 500: Internal error")
+
+    with _pipeline() as pipeline:
+        pipeline.a_user_drops_a_file(name=NAMES[0], kind="two lines")
+        with _service(create=unanswered):
+            _time_goes_on(pipeline, 6 * DAY, step=1_800)
+            assert not pipeline.world.history
+            _time_goes_on(pipeline, 2 * DAY, step=1_800)
+        assert _status(pipeline) == "failed"
+        assert "HTTP 500: Internal error" in _messages(pipeline.world)[0]
+        assert creates < 200
 
 
 # A service that does not take what it is sent
