@@ -175,6 +175,9 @@ class Settings:
     max_drop_bytes: int = _setting("MAX_DROP_BYTES", 1024 * 1024 * 1024, parse_int(1))
     max_drop_requests: int = _setting("MAX_DROP_REQUESTS", 1_000_000, parse_int(1))
 
+    empty_drop_seconds: int = _setting("EMPTY_DROP_SECONDS", 3600, parse_int(0))
+    """How long a blob of zero bytes must be unchanged before it counts as a drop; its writer may not be done before."""
+
     mixed_files: str = _setting("MIXED_FILES", "split", parse_choice("split", "reject"))
     """A drop of several deployments or urls: one part for each of them, or findings (model_mismatch, url_mismatch)."""
 
@@ -201,14 +204,14 @@ class Settings:
     """How long an instance may hold a part while it uploads and creates; after that another may take it over."""
     settle_seconds: int = _setting("SETTLE_SECONDS", 300, parse_int(0))
     """How long after a lost create the service may still bring the batch to light; only then is it created again."""
-    environment_wait_seconds: int = _setting("ENVIRONMENT_WAIT_SECONDS", 7 * DAY, parse_int(1))
-    """How long work waits for storage, service, identity or network to recover; after that its lines end explained."""
     token_limits: Mapping[str, int] = _setting("TOKEN_LIMITS", MappingProxyType({}), parse_limits)
     """Enqueued tokens that a deployment takes, as `name=tokens, name=tokens`; left out: what the service tells."""
     patience_seconds: int = _setting("PATIENCE_SECONDS", 3600, parse_int(0))
     """How long a part may be passed over by younger ones that fit; after that it holds the line."""
     resend_seconds: int = _setting("RESEND_SECONDS", 600, parse_int(1))
     """How long a step may stay unstarted before the tick sends its message again."""
+    environment_wait_seconds: int = _setting("ENVIRONMENT_WAIT_SECONDS", 7 * DAY, parse_int(1))
+    """How long work waits for storage, the service, an identity or disk space before it is given up, with a report."""
     trouble_seconds: int = _setting("TROUBLE_SECONDS", 30, parse_int(1))
     """How long a part waits after the service was busy and did not say for how long."""
     quota_backoff_seconds: int = _setting("QUOTA_BACKOFF_SECONDS", 300, parse_int(1))

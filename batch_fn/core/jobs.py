@@ -114,6 +114,13 @@ class Wait(msgspec.Struct, frozen=True, kw_only=True):
     until: datetime | None = None
 
 
+ENVIRONMENT = "environment"
+"""The reason of a wait for storage, the service, an identity or disk space."""
+
+OWN_ERROR = "error"
+"""The reason of a wait after an error of the app itself on this job."""
+
+
 class InputRange(msgspec.Struct, frozen=True, kw_only=True):
     """Where the lines of a part lie: a byte range of the drop, or picked lines in a blob of their own."""
 
@@ -155,9 +162,17 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
     dropped_at: datetime
 
+    gzip: bool = False
+    """The dropped bytes are gzip: the archive has them, and beside them the lines, unpacked."""
     requests: int = 0
     poisoned: int = 0
-    """How often its drop's message ended on the poison queue."""
+    """How often its drop's message ended on the poison queue through an error of the app on this file."""
+    poisoned_at: datetime | None = None
+    """When that was counted last."""
+    wait: Wait | None = None
+    """Why it is not accepted yet, after a step failed."""
+    waiting_since: datetime | None = None
+    """Since when it waits for its environment: storage, the service, an identity or disk space."""
     parts_left: int = 0
     """Parts whose current attempt is not settled."""
     accepted_at: datetime | None = None
@@ -221,7 +236,9 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     admitted_at: datetime | None = None
     """When the tick found room for it; it need not ask again."""
     poisoned: int = 0
-    """How often its message ended on the poison queue."""
+    """How often its message ended on the poison queue through an error of the app on this part."""
+    poisoned_at: datetime | None = None
+    """When that was counted last."""
     claims: int = 0
     """How often it was claimed; after the first time, look for what an earlier claim left at the service."""
     file_id: str = ""
@@ -327,21 +344,3 @@ CANCELLED = "cancelled"
 def estimated_tokens(characters: int) -> int:
     """Return the service's own estimate for lines whose bodies have that many characters."""
     return characters // 4
-
-
-def is_pending_member(bundle: Job, part: Part) -> bool:
-    """Return whether a member still waits for what comes of the bundle."""
-    return part.state is PartState.BUNDLED and part.bundle == bundle.job_id
-
-
-def with_bundle_batch(member: Part, bundle_part: Part) -> Part:
-    """Return a member's part as if the batch that carried it had been its own."""
-    return msgspec.structs.replace(
-        member,
-        batch_id=bundle_part.batch_id,
-        batch_status=bundle_part.batch_status,
-        created_at=bundle_part.created_at,
-        ended_at=bundle_part.ended_at,
-        errors=bundle_part.errors,
-        wait=bundle_part.wait,
-    )

@@ -7,9 +7,10 @@ import msgspec
 
 from batch_fn.app import App
 from batch_fn.core.errors import NoSuchJobError, ReportGoneError
-from batch_fn.core.jobs import Job, JobState, Member, Outcome, Part, PartState, with_bundle_batch
+from batch_fn.core.jobs import Job, JobState, Member, Outcome, Part, PartState
+from batch_fn.core.members import with_bundle_batch
 from batch_fn.core.names import is_job_id, result_path
-from batch_fn.core.report import report, report_is_current, service_findings
+from batch_fn.core.report import report, report_is_current, service_findings, to_iso
 from batch_fn.storage.rows import ActiveJob, FinishedJob, FinishedSummary
 from batch_fn.validation.findings import REPORTED_FINDINGS
 
@@ -89,7 +90,8 @@ def in_hand(
         previous_report=previous_report,
         prices=prices,
     )
-    return _detail(document, progress(job, parts, answered), [_part(job, part) for part in parts if part.number])
+    shown = [_part(job, part) for part in parts if part.number]
+    return _detail(document, progress(job, parts, answered), shown, _job_wait(job))
 
 
 def _from_finished(app: App, finished: FinishedJob) -> JobDetail:
@@ -105,8 +107,23 @@ def _from_report(document: JobDetail) -> JobDetail:
     return _detail(document, done, [])
 
 
-def _detail(report: JobDetail, progress: "Progress", parts: list[JobDetail]) -> JobDetail:
-    added = {"progress": progress, "parts": parts, "transitions": transitions(report)}
+def _job_wait(job: Job) -> JobDetail | None:
+    """Return why a job is not accepted yet, if a step failed on it."""
+    if job.wait is None:
+        return None
+    wait = job.wait
+    return {
+        "reason": wait.reason,
+        "message": wait.message,
+        "since": to_iso(job.waiting_since),
+        "until": to_iso(wait.until),
+    }
+
+
+def _detail(
+    report: JobDetail, progress: "Progress", parts: list[JobDetail], wait: JobDetail | None = None
+) -> JobDetail:
+    added = {"progress": progress, "parts": parts, "wait": wait, "transitions": transitions(report)}
     detail: JobDetail = msgspec.to_builtins(report | added)
     return detail
 

@@ -20,7 +20,8 @@ from batch_fn.steps.cleaning import clean_up
 from batch_fn.steps.ownership import FinishingLease, finishing_lease, is_finished
 from batch_fn.steps.restoring import restore_copy
 from batch_fn.storage.blob_streams import MIN_CHUNK_BYTES, BlobChangedError
-from batch_fn.storage.blobs import DropGoneError
+from batch_fn.storage.drops import DropGoneError
+from batch_fn.storage.environment import is_environmental
 from batch_fn.storage.rows import ActiveJob, ConflictError, FinishedJob, Stored
 from batch_fn.validation.findings import INPUT_GONE, REPORTED_FINDINGS
 
@@ -36,13 +37,13 @@ class CountMismatchError(Exception):
     """The results of a job are not exactly its requests, so it is not finished."""
 
 
-def finish_rejected(app: App, stored: Stored[Job], findings: "Findings") -> None:
-    """Write errors and report of a rejected drop, and finish its job."""
+def finish_rejected(app: App, stored: Stored[Job], findings: "Findings", *, without_copy: bool = False) -> None:
+    """Write errors and report of a rejected drop, and finish its job; `without_copy`: even if it cannot be archived."""
     with finishing_lease(app, stored) as lease:
         if lease is None:
             return
         written = app.blobs.report(lease.job.path)
-        document = written or _write_findings(app, lease.job, findings)
+        document = written or _write_findings(app, lease.job, findings, without_copy=without_copy)
         active = app.tables.active_job(lease.job.job_id)
         _publish(app, lease, active.parts if active else [], document, again=written is not None)
 
@@ -107,14 +108,18 @@ def _unmatched_name(job: Job) -> str:
     return f"{job.path}.unmatched.jsonl"
 
 
-def _write_findings(app: App, job: Job, findings: "Findings") -> dict[str, Any]:
+def _write_findings(app: App, job: Job, findings: "Findings", *, without_copy: bool) -> dict[str, Any]:
     """Write errors and report of a rejected drop. Return the report."""
     errors = app.blobs.write(app.settings.errors_container, f"{job.path}.jsonl", findings.lines())
     try:
-        app.blobs.archive(job.container, job.name, job.etag, job.path)
-        archive: str | None = app.blobs.archive_path(job.path)
+        app.blobs.archive(job.container, job.name, job.etag, job.path, gzip=job.gzip)
+        archive: str | None = app.blobs.archive_path(job.path, gzip=job.gzip)
     except DropGoneError:
         archive = None
+    except Exception as error:
+        if not (without_copy and is_environmental(error)):
+            raise
+        archive = None  # the drop stays in the inbox
     document = report(
         job,
         status=Outcome.REJECTED,
@@ -165,7 +170,7 @@ def _write_results(
         for part in parts:
             for chunk in app.blobs.read(settings.work_container, part.unmatched) if part.unmatched else ():
                 unmatched.write(chunk)
-    archive = containers.archive_path(job.path)
+    archive = containers.archive_path(job.path, gzip=job.gzip)
     findings = service_findings(parts)
     document = report(
         job,
@@ -178,7 +183,7 @@ def _write_results(
             "output": output.path,
             "errors": errors.path,
             "unmatched": unmatched.path,
-            "archive": archive if _has_archive(app, job, parts) else None,
+            "archive": archive if _has_archive(app, job, archive, parts) else None,
         },
         parts=parts,
         previous_report=previous_report,
@@ -193,12 +198,12 @@ def _write_results(
     return document
 
 
-def _has_archive(app: App, job: Job, parts: list[Part]) -> bool:
+def _has_archive(app: App, job: Job, archive: str, parts: list[Part]) -> bool:
     """Return whether the drop's copy is there; it is looked for, and restored, where a part missed its lines."""
     if not any(part.input_gone or any(error.code == INPUT_GONE for error in part.errors) for part in parts):
         return True
-    exists = app.blobs.version(app.settings.archive_container, f"{job.path}.jsonl") is not None
-    return exists or restore_copy(app, job)
+    container, _, name = archive.partition("/")
+    return app.blobs.version(container, name) is not None or restore_copy(app, job)
 
 
 def _streams(
@@ -238,7 +243,7 @@ def _publish(
         app.blobs.remove(app.settings.errors_container, f"{job.path}.jsonl")  # of the run before the retry
     if not again or not is_finished(app, job):
         app.queues.completed(job.job_id, document["status"], place)
-        app.blobs.delete_from_inbox(job.container, job.name, job.etag)
+        app.blobs.delete_from_inbox(job.container, job.name, job.etag, job.path, job.bytes)
         attempts = max((stored.row.attempt for stored in parts), default=1)
         app.tables.finish(_history(job, document, place, attempts))
     if not clean_up(app, lease, parts):

@@ -12,6 +12,9 @@ from batch_fn.core.names import work_folder
 from batch_fn.runtime import clock
 from batch_fn.storage.rows import ConflictError, Stored
 
+NOT_OF_THE_STEP = ("due", "poisoned", "poisoned_at", "wait", "waiting_since", "cancelled", "cancel_asked_at")
+"""Columns of a job that others may change while a step works on it."""
+
 
 def is_finished(app: App, job: Job) -> bool:
     """Return whether the current run of the job is in the history, and not only a run before it was retried."""
@@ -105,5 +108,5 @@ def reload_if_unchanged(app: App, stored: Stored[Job]) -> Stored[Job] | None:
     active = app.tables.active_job(stored.row.job_id)
     if active is None or active.job.etag == stored.etag:
         return None
-    changes = {name: getattr(stored.row, name) for name in ("due", "poisoned", "cancelled", "cancel_asked_at")}
+    changes = {name: getattr(stored.row, name) for name in NOT_OF_THE_STEP}
     return active.job if msgspec.structs.replace(active.job.row, **changes) == stored.row else None

@@ -1,7 +1,8 @@
-"""Lines of several deployments or urls, mixed in one drop: each part's lines are picked into a blob of their own."""
+"""Lines of several deployments or urls, mixed in one drop: each part's lines are written to a blob of their own."""
 
 import contextlib
 import itertools
+import secrets
 
 from batch_fn.app import App
 from batch_fn.core.jobs import InputRange, Job
@@ -15,11 +16,13 @@ from batch_fn.validation.requests import Rules
 
 
 def pick(app: App, job: Job, planned: Planner, again: Planner, rules: Rules) -> dict[int, InputRange]:
-    """Pick the lines of the interleaved parts of `planned`. Return where each lies, by the part's index.
+    """Write the lines of each interleaved part of `planned` to a blob. Return the blobs by the part's index.
 
     The drop's copy is read a second time, and `again`, a planner with the same limits, lays each line where the first
-    one did. What is held in memory grows with the number of deployments, not with the drop.
+    one did. Memory grows with the number of deployments, not with the drop. Each reader writes to a folder of its own:
+    another one may have read the drop with other limits.
     """
+    folder = f"{job.work_folder}/{secrets.token_hex(5)}"
     wanted = planned.interleaved
     sources: dict[int, InputRange] = {}
     writers: dict[int, Writer] = {}
@@ -34,7 +37,7 @@ def pick(app: App, job: Job, planned: Planner, again: Planner, rules: Rules) -> 
             if index not in wanted:
                 continue
             if index not in writers:
-                name = f"{job.work_folder}/part-{index + 1:05d}.picked"
+                name = f"{folder}/part-{index + 1:05d}.picked"
                 writers[index] = open_writers.enter_context(app.blobs.writer(container, name, block))
                 sources[index] = InputRange(container=container, name=name, picked=True, fill=request.filled)
             writers[index].write(picked(SourceLine(line.number, line.raw)))

@@ -20,8 +20,9 @@ from batch_fn.steps import part_moves, quota
 from batch_fn.steps.bundling import dissolve_unsent, recheck_member
 from batch_fn.steps.cancelling import stop_parts
 from batch_fn.steps.duplicates import cancel_if_duplicate
-from batch_fn.steps.intake import job_id_of, register
+from batch_fn.steps.inbox import find_lost_drops
 from batch_fn.steps.observing import check_missing, observe, poll
+from batch_fn.steps.poison import warn_of_poison
 from batch_fn.storage.rows import ConflictError, Stored
 
 MAX_CONCURRENCY = 8
@@ -37,7 +38,7 @@ def tick(app: App, in_thread: Callable[[], None] | None = None) -> None:
     until = started + app.settings.tick_seconds
     opened: list[Stored[Part]] = []
     waiting: dict[str, list[Stored[Part]]] = {}
-    checks = [functools.partial(_find_lost_drops, app, now)]
+    checks = [functools.partial(find_lost_drops, app, now), functools.partial(warn_of_poison, app, now)]
     oldest = now
     for stored in app.tables.due(now):
         oldest = min(oldest, names.dropped_at(stored.row.job_id))
@@ -166,18 +167,3 @@ def _check_job(app: App, stored: Stored[Job], now: datetime) -> None:
         app.queues.drop(job.job_id, job.name)
     else:
         app.queues.collect(job.job_id)
-
-
-def _find_lost_drops(app: App, now: datetime) -> None:
-    """Send a message for each drop that has been in the inbox for RESEND_SECONDS without a job: its event was lost.
-
-    A job is inserted for it first, so that the next ticks send no further message before that is due.
-    """
-    settled = now - timedelta(seconds=app.settings.resend_seconds)
-    old = {job_id_of(drop): drop for drop in app.blobs.inbox() if drop.last_modified < settled}
-    active = {job.job_id for job in app.tables.active_jobs()} if old else set()
-    for job_id in old.keys() - active:
-        drop = old[job_id]
-        if register(app, drop) is not None:
-            log.warning("drop_found", job_id=job_id)
-            app.queues.drop(job_id, drop.name)

@@ -84,9 +84,9 @@ def start_retry(app: App, stored: Stored[Job]) -> None:
             delete_orphaned_work(app, stored.row.job_id, stored.row.attempts_before)
 
 
-def give_up_retry(app: App, stored: Stored[Job]) -> None:
+def give_up_retry(app: App, stored: Stored[Job], why: str) -> None:
     """End a retry that cannot be done; the report from before it stays."""
-    log.warning("retry_given_up", job_id=stored.row.job_id)
+    log.warning("retry_given_up", job_id=stored.row.job_id, why=why)
     _forget(app, stored)
     delete_orphaned_work(app, stored.row.job_id, stored.row.attempts_before)
 
@@ -131,7 +131,9 @@ def _retried(app: App, finished: FinishedJob) -> Job:
             f"The report of job {job_id}, its errors or its copy in {settings.archive_container} was deleted. "
             "Drop a file with its failed lines."
         )
+    compressed = str(previous_report["outputs"]["archive"]).endswith(".gz")
     before = previous_report["times"]["retried"]
+    job = msgspec.structs.replace(job, gzip=compressed)
     if before is not None:  # the two reports differ in this time
         job = msgspec.structs.replace(job, retried_at=max(now, datetime.fromisoformat(before) + timedelta(seconds=1)))
     return job

@@ -11,7 +11,7 @@ from typing import IO, NamedTuple, cast
 
 from batch_fn.core.jobs import InputRange, Part
 from batch_fn.settings import Settings
-from batch_fn.storage.blob_streams import CHUNK_BYTES
+from batch_fn.storage.blob_streams import CHUNK_BYTES, BlobChangedError
 from batch_fn.storage.blobs import Blobs
 from batch_fn.validation.lines import NO_LIMIT, lines
 from batch_fn.validation.requests import fill_deployment
@@ -64,6 +64,8 @@ def picked(line: SourceLine) -> bytes:
 def input_blob_of(containers: Blobs, part: Part, settings: Settings) -> str:
     """Return the URL of a blob that holds exactly what is sent: the drop's copy itself where that can be sent.
 
+    An existing blob is left as it is: a batch may read it already, and fails when its input is written to.
+
     Raises: InputGoneError.
     """
     source = part.source
@@ -71,11 +73,14 @@ def input_blob_of(containers: Blobs, part: Part, settings: Settings) -> str:
         if containers.version(source.container, source.name) is None:
             raise InputGoneError(source)
         return containers.url(source.container, source.name)
-    with upload_content(containers, part) as content:
-        containers.write(
-            settings.work_container, f"{part.work_path}.jsonl", iter(lambda: content.read(CHUNK_BYTES), b"")
-        )
-    return containers.url(settings.work_container, f"{part.work_path}.jsonl")
+    container, name = settings.work_container, f"{part.work_path}.jsonl"
+    if containers.version(container, name) is None:
+        with (
+            upload_content(containers, part) as content,
+            contextlib.suppress(BlobChangedError),  # another instance was quicker
+        ):
+            containers.write(container, name, iter(lambda: content.read(CHUNK_BYTES), b""), over=None)
+    return containers.url(container, name)
 
 
 @contextlib.contextmanager

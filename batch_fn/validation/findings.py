@@ -15,6 +15,9 @@ INPUT_GONE = "input_gone"
 REPORTED_FINDINGS = 100
 """The report holds the first findings; the errors blob holds all of them."""
 
+INVALID_GZIP = "invalid_gzip"
+"""Our own code: the drop is gzip, and damaged, truncated or too large when it is unpacked."""
+
 NOT_PROCESSED = "not_processed"
 """Our own code: the app could not do its work, though nothing is known to be wrong with the file."""
 

@@ -7,7 +7,7 @@ Every public method is a call that goes through the world's `Turn`, which may le
 import functools
 import inspect
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
@@ -31,7 +31,8 @@ from batch_fn.core.batches import (
 )
 from batch_fn.core.jobs import Job, Part
 from batch_fn.storage.blob_streams import ANY_VERSION, CHUNK_BYTES, BlobChangedError
-from batch_fn.storage.blobs import Drop, DropGoneError
+from batch_fn.storage.blobs import ArchiveGoneError
+from batch_fn.storage.drops import Drop, DropGoneError
 from batch_fn.storage.queues import Message
 from batch_fn.storage.rows import (
     JOB_ROW,
@@ -345,7 +346,7 @@ class FakeBlobs(_StorageHand):
     def drop_client(self, name: str) -> FakeBlobClient:
         return FakeBlobClient(SETTINGS.input_container, name)
 
-    def read_drop(self, drop: Drop) -> Iterator[bytes]:
+    def read_drop(self, drop: Drop) -> Generator[bytes]:
         half = drop.bytes // 2
         for piece in (slice(None, half), slice(half, None)):
             yield self._read_piece(drop, piece)
@@ -358,17 +359,20 @@ class FakeBlobs(_StorageHand):
         return blob.content[piece]
 
     @writes
-    def archive(self, container: str, name: str, etag: str, path: str) -> None:
-        if (SETTINGS.archive_container, f"{path}.jsonl") in self.world.blobs:
+    def archive(self, container: str, name: str, etag: str, path: str, *, gzip: bool = False) -> None:
+        kept = f"{path}.jsonl.gz" if gzip else f"{path}.jsonl"
+        if (SETTINGS.archive_container, kept) in self.world.blobs:
             return
         blob = self.world.blobs.get((container, name))
         if blob is None or blob.etag != etag:
             raise DropGoneError(name)
-        self.world.put(SETTINGS.archive_container, f"{path}.jsonl", blob.content, blob.metadata)
+        self.world.put(SETTINGS.archive_container, kept, blob.content, blob.metadata)
 
     @reads
     def archived(self, path: str) -> Drop:
-        blob = self.world.blobs[SETTINGS.archive_container, f"{path}.jsonl"]
+        blob = self.world.blobs.get((SETTINGS.archive_container, f"{path}.jsonl"))
+        if blob is None:
+            raise ArchiveGoneError(path)
         container, name = SETTINGS.archive_container, f"{path}.jsonl"
         return Drop(container, name, blob.etag, len(blob.content), blob.last_modified, blob.metadata)
 
@@ -385,13 +389,16 @@ class FakeBlobs(_StorageHand):
         self.world.loses(name)
         self.world.blobs.pop((container, name), None)
 
-    def archive_path(self, path: str) -> str:
-        return f"{SETTINGS.archive_container}/{path}.jsonl"
+    def archive_path(self, path: str, *, gzip: bool = False) -> str:
+        return f"{SETTINGS.archive_container}/{path}.jsonl{'.gz' if gzip else ''}"
 
     @writes
-    def delete_from_inbox(self, container: str, name: str, etag: str) -> None:
+    def delete_from_inbox(self, container: str, name: str, etag: str, path: str, size: int) -> None:
+        copies = [self.world.blobs.get((SETTINGS.archive_container, f"{path}.jsonl{end}")) for end in ("", ".gz")]
+        if not any(copy is not None and len(copy.content) == size for copy in copies):
+            return
         blob = self.world.blobs.get((container, name))
-        if blob is not None and blob.etag == etag:
+        if blob is not None and blob.etag == etag and name not in self.world.held:
             self.world.inbox_loses(name, blob)
             del self.world.blobs[container, name]
 
@@ -417,11 +424,12 @@ class FakeBlobs(_StorageHand):
         name: str,
         block_bytes: int = CHUNK_BYTES,  # noqa: ARG002
         over: str | None = ANY_VERSION,
+        metadata: Mapping[str, str] | None = None,
     ) -> "FakeWriter":
-        return FakeWriter(self, container, name, over)
+        return FakeWriter(self, container, name, over, metadata)
 
-    def write(self, container: str, name: str, content: Iterable[bytes]) -> str | None:
-        with self.writer(container, name) as writer:
+    def write(self, container: str, name: str, content: Iterable[bytes], over: str | None = ANY_VERSION) -> str | None:
+        with self.writer(container, name, over=over) as writer:
             for piece in content:
                 writer.write(piece)
         return writer.path
@@ -469,19 +477,29 @@ class FakeBlobs(_StorageHand):
             del self.world.blobs[SETTINGS.work_container, name]
 
     @writes
-    def _put(self, container: str, name: str, content: bytes, over: str | None) -> str:
+    def _put(
+        self, container: str, name: str, content: bytes, over: str | None, metadata: Mapping[str, str] | None = None
+    ) -> str:
         found = self.world.blobs.get((container, name))
         if over not in {ANY_VERSION, found.etag if found else None}:
             raise BlobChangedError(name)
-        self.world.put(container, name, content)
+        self.world.put(container, name, content, dict(metadata or {}))
         return self.world.blobs[container, name].etag
 
 
 class FakeWriter:
     """A blob that appears whole when its writer is closed without an error, as batch_fn.containers.Writer."""
 
-    def __init__(self, containers: FakeBlobs, container: str, name: str, over: str | None) -> None:
+    def __init__(
+        self,
+        containers: FakeBlobs,
+        container: str,
+        name: str,
+        over: str | None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
         self._containers, self._container, self._name, self._over = containers, container, name, over
+        self._metadata = metadata
         self._content = bytearray()
         self.lines = 0
         self.version: str | None = None
@@ -499,7 +517,9 @@ class FakeWriter:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None and self.lines:
-            self.version = self._containers._put(self._container, self._name, bytes(self._content), self._over)
+            self.version = self._containers._put(
+                self._container, self._name, bytes(self._content), self._over, self._metadata
+            )
 
 
 class FakeQueues(_StorageHand):
@@ -507,6 +527,10 @@ class FakeQueues(_StorageHand):
 
     @reads
     def poisoned(self) -> dict[str, int]:
+        return {}
+
+    @reads
+    def poison(self) -> dict[str, tuple[int, datetime | None]]:
         return {}
 
     @writes

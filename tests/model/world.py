@@ -40,6 +40,7 @@ SETTINGS = Settings(
     settle_seconds=300,
     resend_seconds=100,  # likewise
     quota_backoff_seconds=50,
+    empty_drop_seconds=200,
 )
 
 ON_BLOBS = replace(SETTINGS, submit_mode="blob")
@@ -188,6 +189,8 @@ class World:
         self._count = 0
 
         self.blobs: dict[tuple[str, str], Blob] = {}
+        self.held: set[str] = set()
+        """Names in the inbox that a lease, a snapshot or a policy keeps from being deleted."""
         self.versions: dict[tuple[str, str], bytes] = {}
         """Content of each version that was ever in the inbox, by name and ETag."""
         self.dropped: dict[str, tuple[str, str]] = {}
@@ -280,8 +283,9 @@ class World:
         for job in self.begun.values():
             if (job.name, job.etag) != (name, blob.etag):
                 continue
-            copy = self.blobs.get((SETTINGS.archive_container, f"{job.path}.jsonl"))
-            if self.reported(job.path) and copy is not None and copy.content == blob.content:
+            copies = [self.blobs.get((SETTINGS.archive_container, f"{job.path}.jsonl{end}")) for end in ("", ".gz")]
+            copied = any(copy is not None and copy.content == blob.content for copy in copies)
+            if self.reported(job.path) and copied:
                 return
         self.breaks(f"{name} was deleted from the inbox before its report and its copy were there")
 
