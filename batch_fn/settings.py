@@ -205,7 +205,7 @@ class Settings:
     settle_seconds: int = _setting("SETTLE_SECONDS", 300, parse_int(0))
     """How long after a lost create the service may still bring the batch to light; only then is it created again."""
     environment_wait_seconds: int = _setting("ENVIRONMENT_WAIT_SECONDS", 7 * DAY, parse_int(1))
-    """How long work waits for storage, service, identity or network to recover; after that its lines end explained."""
+    """How long work waits for storage, the service, an identity or disk space before it is given up, with a report."""
     token_limits: Mapping[str, int] = _setting("TOKEN_LIMITS", MappingProxyType({}), parse_limits)
     """Enqueued tokens that a deployment takes, as `name=tokens, name=tokens`; left out: what the service tells."""
     patience_seconds: int = _setting("PATIENCE_SECONDS", 3600, parse_int(0))

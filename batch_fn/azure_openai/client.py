@@ -28,6 +28,7 @@ from batch_fn.core.batches import (
     TransientServiceError,
 )
 from batch_fn.core.jobs import Part
+from batch_fn.runtime import log
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -159,9 +160,17 @@ class OpenAIBatches:
             self.delete_file(file_id)
 
     def delete_file(self, file_id: str) -> None:
-        """Delete a file; one that is gone already is fine. Raises: TransientServiceError."""
-        with contextlib.suppress(NotFoundError):
+        """Delete a file; one that is gone already is fine, and one that may not be deleted is left to its expiry.
+
+        Raises:
+            TransientServiceError
+        """
+        try:
             _repeat(lambda: self._client.files.with_raw_response.delete(file_id), by_id=True)
+        except NotFoundError:
+            return
+        except PermanentServiceError as error:
+            log.warning("file_not_deleted", file=file_id, trouble=error)
 
     def create(self, part: Part) -> tuple[ServiceBatch, Enqueued]:
         """Create the batch of a part whose input is in place. Return it, and what the service told of the quota.

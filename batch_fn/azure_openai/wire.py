@@ -25,7 +25,8 @@ KEPT_ERRORS = 20
 MAX_DIGITS = 18
 """A longer number is no number of ours."""
 
-MAX_RETRY_AFTER_SECONDS = 86_400.0
+MAX_RETRY_AFTER_SECONDS = 3_600.0
+"""A longer Retry-After is cut: the next try costs one call, and the work may wait for nothing."""
 
 REFUSED_WITH_404 = PERMANENT_FAILURES | {"DeploymentNotFound"}
 """Codes that make a 404 a refusal of this request; any other 404 says that the route is wrong."""

@@ -1,4 +1,4 @@
-"""What any batch service answers, and its errors, told apart by what may be done next. Pure."""
+"""What a batch service answers, and its errors, one class for each way to react. Pure."""
 
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -36,7 +36,7 @@ CLOCK_SKEW = timedelta(minutes=10)
 """How far the service's clock may be off ours when we look for a batch by its time."""
 
 OUTCOME_UNKNOWN = "outcome_unknown"
-"""Our own code: the lines may have been sent, and the service did not tell what became of them."""
+"""Our own code: the lines may have been sent, and the service did not tell the outcome."""
 
 SERVICE_UNREACHABLE = "service_unreachable"
 """Our own code: the lines were not sent, because the service refused every request for too long."""

@@ -356,21 +356,3 @@ CANCELLED = "cancelled"
 def estimated_tokens(characters: int) -> int:
     """Return the service's own estimate for lines whose bodies have that many characters."""
     return characters // 4
-
-
-def is_pending_member(bundle: Job, part: Part) -> bool:
-    """Return whether a member still waits for what comes of the bundle."""
-    return part.state is PartState.BUNDLED and part.bundle == bundle.job_id
-
-
-def with_bundle_batch(member: Part, bundle_part: Part) -> Part:
-    """Return a member's part as if the batch that carried it had been its own."""
-    return msgspec.structs.replace(
-        member,
-        batch_id=bundle_part.batch_id,
-        batch_status=bundle_part.batch_status,
-        created_at=bundle_part.created_at,
-        ended_at=bundle_part.ended_at,
-        errors=bundle_part.errors,
-        wait=bundle_part.wait,
-    )

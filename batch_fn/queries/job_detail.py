@@ -7,7 +7,8 @@ import msgspec
 
 from batch_fn.app import App
 from batch_fn.core.errors import NoSuchJobError, ReportGoneError
-from batch_fn.core.jobs import Job, JobState, Member, Outcome, Part, PartState, with_bundle_batch
+from batch_fn.core.jobs import Job, JobState, Member, Outcome, Part, PartState
+from batch_fn.core.members import with_bundle_batch
 from batch_fn.core.names import is_job_id, result_path
 from batch_fn.core.report import report, report_is_current, service_findings, to_iso
 from batch_fn.storage.rows import ActiveJob, FinishedJob, FinishedSummary

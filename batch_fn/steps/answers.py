@@ -24,7 +24,7 @@ WITH_RESULTS = frozenset({"completed", "expired", "cancelled"})
 """How a batch ends that has run lines. One that failed was refused as a whole."""
 
 STRAY = -1
-"""The owner of a result line that names no request that was sent."""
+"""The owner of a result line that names no request that was sent, or one that has another answer already."""
 
 
 class ResultsNotReadyError(Exception):
@@ -162,10 +162,12 @@ class BatchResults:
         """
         for number in range(len(self._files)):
             for line, result in self._read_file(number):
-                if self._owner(result) not in owners or location_key(number, line.offset) in used:
-                    continue
+                key = location_key(number, line.offset)
                 answered = result is not None and result.verdict is Verdict.SUCCEEDED
                 place = self.place(result.custom_id) if result else None
+                second = answered and place is not None and place.key != key
+                if key in used or (STRAY if second else self._owner(result)) not in owners:
+                    continue
                 if answered or place is None or place.key not in used:
                     yield Unplaced(number, line.offset, line.length, answered or (result is None and number == 0))
 
@@ -251,13 +253,15 @@ class BatchResults:
     def _index(self, number: int) -> None:
         """Note the location of each result. Where a request has two, the one that succeeded counts."""
         for line, result in self._read_file(number):
-            self._owners[self._owner(result)] += 1
+            earlier = self.place(result.custom_id) if result else None
+            # A second answer to one request may be another's.
+            second = earlier is not None and earlier.verdict is Verdict.SUCCEEDED is (result and result.verdict)
+            self._owners[STRAY if second else self._owner(result)] += 1
             if result is None:
                 log.warning("result_unreadable", job_id=self._part.job_id, part=self._part.key, line=line.number)
                 continue
             self._counts[result.verdict] += 1
             self.usage += result.usage
-            earlier = self.place(result.custom_id)
             if earlier is None or earlier.verdict is not Verdict.SUCCEEDED:
                 place = Location(number, line.offset, line.length, result.verdict)
                 self._locations.put(result.custom_id.encode(errors="surrogatepass"), pack_location(place))

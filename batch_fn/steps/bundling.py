@@ -17,7 +17,8 @@ import msgspec
 
 from batch_fn.app import App
 from batch_fn.core import deployments
-from batch_fn.core.jobs import InputRange, Job, JobState, Member, Part, is_pending_member
+from batch_fn.core.jobs import InputRange, Job, JobState, Member, Part
+from batch_fn.core.members import is_pending_member
 from batch_fn.core.names import new_bundle_id
 from batch_fn.runtime import clock, log
 from batch_fn.steps import part_moves

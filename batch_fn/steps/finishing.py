@@ -18,6 +18,7 @@ from batch_fn.core.results import FinalResult, merge, unpack
 from batch_fn.runtime import log
 from batch_fn.steps.cleaning import clean_up
 from batch_fn.steps.ownership import FinishingLease, finishing_lease, is_finished
+from batch_fn.steps.restoring import restore_copy
 from batch_fn.storage.blob_streams import MIN_CHUNK_BYTES, BlobChangedError
 from batch_fn.storage.drops import DropGoneError
 from batch_fn.storage.environment import is_environmental
@@ -185,7 +186,7 @@ def _write_results(
             "output": output.path,
             "errors": errors.path,
             "unmatched": unmatched.path,
-            "archive": archive if _has_archive(app, job, parts) else None,
+            "archive": archive if _has_archive(app, job, archive, parts) else None,
         },
         parts=parts,
         previous_report=previous_report,
@@ -200,10 +201,12 @@ def _write_results(
     return document
 
 
-def _has_archive(app: App, job: Job, parts: list[Part]) -> bool:
-    """Return whether the drop's copy is there; it is looked for where a part missed its lines."""
-    missed = any(part.input_gone or any(error.code == INPUT_GONE for error in part.errors) for part in parts)
-    return not missed or app.blobs.version(app.settings.archive_container, f"{job.path}.jsonl") is not None
+def _has_archive(app: App, job: Job, archive: str, parts: list[Part]) -> bool:
+    """Return whether the drop's copy is there; it is looked for, and restored, where a part missed its lines."""
+    if not any(part.input_gone or any(error.code == INPUT_GONE for error in part.errors) for part in parts):
+        return True
+    container, _, name = archive.partition("/")
+    return app.blobs.version(container, name) is not None or restore_copy(app, job)
 
 
 def _streams(

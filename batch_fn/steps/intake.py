@@ -170,6 +170,7 @@ def _read(
         if drop.bytes > app.settings.max_drop_bytes:
             findings.add(too_large(drop.bytes, app.settings.max_drop_bytes))
         elif is_gzip(head):
+            chunks.close()  # the archive's copy is read from here on
             size = unpack(app, drop, job)
             planner = _planner(app, job, size)
             lines = app.blobs.read(app.settings.archive_container, f"{job.path}.jsonl") if size else iter(())

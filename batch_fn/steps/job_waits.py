@@ -43,11 +43,14 @@ def count_poisoning(app: App, stored: Stored[Job], give_up: GiveUp) -> None:
     within RESEND_SECONDS, count once.
     """
     job, now = stored.row, clock.now()
-    if job.waiting_since is not None or is_recent(app, job.poisoned_at):
-        log.warning("job_poisoned", job_id=job.job_id, times=job.poisoned, counted=False)
+    counts = job.waiting_since is None and not is_recent(app, job.poisoned_at)
+    poisoned = job.poisoned + counts
+    if job.state is JobState.RETRYING:
+        log.warning("retry_poisoned", job_id=job.job_id, times=poisoned)
+    else:
+        log.warning("drop_poisoned", job_id=job.job_id, times=poisoned)
+    if not counts:
         return
-    poisoned = job.poisoned + 1
-    log.warning("job_poisoned", job_id=job.job_id, times=poisoned, counted=True)
     later = clock.after(app.settings.resend_seconds)
     counted = msgspec.structs.replace(job, poisoned=poisoned, poisoned_at=now, due=later)
     stored = app.tables.update(stored, counted)

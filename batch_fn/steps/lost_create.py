@@ -48,15 +48,17 @@ def is_ruled_out(app: App, stored: Stored[Part]) -> bool:
         looked = {"create_absent_at": absent_at}
         again_at = absent_at + settle
         if part.create_absent_at is not None and now >= again_at:
-            return True
-    part_moves.wait(app, stored, again_at, _why("No batch of it is listed yet."), trouble_since=None, **looked)
+            return not trouble.end_if_over(app, stored)
+    known = part.wait.message if part.wait is not None and part.wait.reason == REASON else ""
+    part_moves.wait(app, stored, again_at, _why(known or "No answer to its create is known."), **looked)
     return False
 
 
 def begin(app: App, stored: Stored[Part], error: Exception) -> None:
     """Note that the create just sent got no answer that tells. Raises: ConflictError."""
-    until = clock.after(app.settings.settle_seconds)
-    part_moves.wait(app, stored, until, _why(str(error)), create_intent_found_at=clock.now(), trouble_since=None)
+    now, until = clock.now(), clock.after(app.settings.settle_seconds)
+    since = stored.row.trouble_since or now
+    part_moves.wait(app, stored, until, _why(str(error)), create_intent_found_at=now, trouble_since=since)
 
 
 def _wait_out(app: App, stored: Stored[Part], error: Exception) -> None:

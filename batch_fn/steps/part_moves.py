@@ -1,6 +1,6 @@
-"""Every transition of a part that is written on its own: one verb each, with its log record and its message.
+"""Every transition of a single part: one function each, with its log record and its queue message.
 
-A transition that belongs to a transaction (a split, a settlement) is written by the step that makes the transaction.
+A transition within a transaction (a split, a settlement) is written by the step that makes the transaction.
 """
 
 from datetime import datetime, timedelta
@@ -106,7 +106,7 @@ def record_trouble(app: App, stored: Stored[Part], why: Wait, since: datetime, d
 
 
 def wait(app: App, stored: Stored[Part], until: datetime, why: Wait, **changes: object) -> None:
-    """Let a part wait until then, and show why. Raises: ConflictError."""
+    """Make a part wait until a time, and show why. Raises: ConflictError."""
     why = msgspec.structs.replace(why, until=until)
     waits = {"not_before": until, "wait": why, "admitted_at": None}
     part = stored.row.with_state(PartState.WAITING, until, **waits, **changes)
@@ -124,7 +124,7 @@ def wait_after_refusal(
     refused_since: datetime | None = None,
     **changes: object,
 ) -> None:
-    """Let a part wait whose batch failed for want of quota or access: none of its lines was run.
+    """Make a part wait again whose batch failed for lack of quota or access: none of its lines was run.
 
     Raises:
         ConflictError: if the part has changed since it was read.
@@ -160,10 +160,10 @@ def send_waiting(app: App, stored: Stored[Part], *, admitted_at: datetime | None
 
 
 def show_wait(app: App, stored: Stored[Part], why: Wait) -> None:
-    """Show why a part goes on waiting, where that has changed. Raises: ConflictError."""
+    """Show why a part still waits, where the reason has changed. Raises: ConflictError."""
     part = stored.row
     fresh = part.with_state(PartState.WAITING, why.until or part.due, wait=why, admitted_at=None)
-    # A number that has changed a little is not worth a write.
+    # A slightly different number is not worth a write.
     if (
         (fresh.due, fresh.admitted_at) != (part.due, part.admitted_at)
         or part.wait is None
@@ -181,7 +181,7 @@ def end_unsent(app: App, stored: Stored[Part], error: ServiceError) -> None:
         ConflictError: if the part has changed since it was read.
     """
     part = stored.row
-    # A claim that died may have left a file at the service: with one claim more, cleaning up looks for it.
+    # A claim that died may have left a file at the service: with one more claim, the cleanup searches for it by name.
     claims = part.claims + bool(part.claims and not part.file_id)
     ended = part.with_state(
         PartState.ENDED,
@@ -198,7 +198,7 @@ def end_unsent(app: App, stored: Stored[Part], error: ServiceError) -> None:
 
 
 def end_with_batch(app: App, stored: Stored[Part], batch: ServiceBatch, now: datetime) -> Part:
-    """End a part whose batch has ended, and have its results collected. Return its row. Raises: ConflictError."""
+    """End a part whose batch has ended, and send its collect message. Return its row. Raises: ConflictError."""
     part = stored.row.with_state(
         PartState.ENDED,
         now + timedelta(seconds=app.settings.resend_seconds),
@@ -222,7 +222,7 @@ def end_with_batch(app: App, stored: Stored[Part], batch: ServiceBatch, now: dat
 
 
 def recheck_collect(app: App, stored: Stored[Part], until: datetime) -> None:
-    """Have the tick ask again at that time for an ended part's results to be collected. Raises: ConflictError."""
+    """Have the tick send the collect message of an ended part again at that time. Raises: ConflictError."""
     app.tables.update(stored, stored.row.with_state(PartState.ENDED, until))
 
 
@@ -245,7 +245,7 @@ def bundle(app: App, stored: Stored[Part], bundle_id: str) -> Part:
 
 
 def unbundle(app: App, stored: Stored[Part], *, alone: bool) -> None:
-    """Let a part of a bundle wait again, and send its message; `alone`: it joins no bundle. Raises: ConflictError."""
+    """Make a bundle's member wait again, and send its message; `alone`: it joins no bundle. Raises: ConflictError."""
     part = stored.row
     due = clock.after(app.settings.resend_seconds)
     bundles = part.bundles and not alone

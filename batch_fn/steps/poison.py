@@ -85,7 +85,9 @@ def _poisoned_drop(app: App, name: str, job_id: str) -> None:
     if drop is None or job_id_of(drop) != job_id or not is_complete(app, drop):
         return  # the tick reports a job whose drop is gone
     stored = register(app, drop)
-    if stored is not None and stored.row.accepted_at is None:
+    if active is None:  # no run came as far as to enter the job: that is not this file's fault
+        log.warning("drop_poisoned", job_id=job_id, times=0)
+    elif stored is not None and stored.row.accepted_at is None:
         count_poisoning(app, stored, give_up_drop)
 
 

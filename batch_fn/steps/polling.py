@@ -122,12 +122,12 @@ def _attempt(check: Callable[[], None]) -> Exception | None:
 
 
 def _dispatch_waiting(app: App, deployment: str, waiting: list[Stored[Part]], now: datetime) -> None:
-    """Send off those that wait for a deployment and may go; the others show why they wait."""
-    held_by_key = {(stored.row.job_id, stored.row.key): stored for stored in waiting}
-    # One whose create may have been done must find that out before anything else: its tokens may be enqueued already.
+    """Send the messages of the waiting parts of a deployment that may go; the others show why they wait."""
+    by_key = {(stored.row.job_id, stored.row.key): stored for stored in waiting}
+    # A part with a create intent is not asked about: its create comes first to light, and its tokens may be enqueued.
     asking = [stored.row for stored in waiting if stored.row.create_intent_at is None]
     decisions = {(each.part.job_id, each.part.key): each for each in quota.decide_waiting(app, deployment, asking)}
-    for key, stored in held_by_key.items():
+    for key, stored in by_key.items():
         decision = decisions.get(key)
         with contextlib.suppress(ConflictError):
             if decision is None or decision.may_go or decision.reason in {Reason.TOO_LARGE, Reason.NEVER_FITS}:
@@ -138,8 +138,9 @@ def _dispatch_waiting(app: App, deployment: str, waiting: list[Stored[Part]], no
 
 
 def _check_part(app: App, stored: Stored[Part], now: datetime) -> None:
+    """Move on a part that is neither open nor waiting, and whose step did not end in time."""
     part = stored.row
-    if part.state is PartState.CLAIMED:  # the claim has ended, so whoever held it has died
+    if part.state is PartState.CLAIMED:  # the claim has expired, so its holder has died
         app.queues.submit(part.job_id, part.key)
     elif part.state is PartState.BUNDLED:
         recheck_member(app, stored)
@@ -149,7 +150,7 @@ def _check_part(app: App, stored: Stored[Part], now: datetime) -> None:
 
 
 def _check_job(app: App, stored: Stored[Job], now: datetime) -> None:
-    """A job is due when the step that had it in hand did not come to its end."""
+    """Move on a job whose step did not end in time."""
     job = stored.row
     if job.bundle and not job.members:
         dissolve_unsent(app, stored)
@@ -159,7 +160,7 @@ def _check_job(app: App, stored: Stored[Job], now: datetime) -> None:
         if active is not None:
             stop_parts(app, active)
         return
-    if job.state is not JobState.FINISHING:  # there `due` is the end of a hold: to put it off would be to hold on
+    if job.state is not JobState.FINISHING:  # there `due` is the end of a lease, which must not be extended
         later = now + timedelta(seconds=app.settings.resend_seconds)
         app.tables.update(stored, msgspec.structs.replace(job, due=later))
     if job.accepted_at is None:

@@ -27,6 +27,7 @@ from batch_fn.steps.bundling import bundled_id, may_bundle, member_and_line
 from batch_fn.steps.final_results import FinalResults
 from batch_fn.steps.finishing import finish
 from batch_fn.steps.ownership import delete_orphaned_work
+from batch_fn.steps.restoring import restore_lines
 from batch_fn.storage.part_lines import InputGoneError, SourceLine, picked, read_lines
 from batch_fn.storage.rows import ActiveJob, Change, ConflictError, Stored
 from batch_fn.validation.findings import INPUT_GONE, NOT_PROCESSED
@@ -187,7 +188,9 @@ class PartSettlement:
     # Lines whose blob was deleted
 
     def _find_lines_elsewhere(self, gone: InputGoneError) -> None:
-        """Choose what stands in for the part's lines: the service's input file, or the results alone."""
+        """Choose where the part's lines are read instead: the drop, the service's input file, or only the results."""
+        if restore_lines(self._app, self._job, self._part.source):
+            return
         sent = self._fetch_sent() if self._member is None else None
         self._read = None if sent is None else lambda: self._sent_lines(sent)
         how = "service" if sent else "answers" if self._member is None else "numbers"

@@ -20,6 +20,7 @@ from batch_fn.steps import lost_create, part_moves, quota, refusals, trouble
 from batch_fn.steps.bundling import build_bundle
 from batch_fn.steps.cancelling import NOT_SENT, unwanted
 from batch_fn.steps.ownership import delete_orphaned_work
+from batch_fn.steps.restoring import restore_lines
 from batch_fn.storage.part_lines import InputGoneError, input_blob_of, read_range, upload_content
 from batch_fn.storage.rows import TRANSACTION_LIMIT, ActiveJob, Change, ConflictError, Stored
 from batch_fn.validation.findings import INPUT_GONE
@@ -29,7 +30,7 @@ TOO_LARGE = "bundle_too_large"
 
 
 def submit(app: App, job_id: str, key: str) -> None:
-    """Send that attempt of a part to the service, if it is its turn and nobody else is at it."""
+    """Send that attempt of a part to the service, if it may go now and no other instance holds it."""
     active = app.tables.active_job(job_id)
     if active is None and (finished := app.tables.finished(job_id)) is not None:
         app.tables.delete_orphaned_parts(finished)
@@ -39,7 +40,7 @@ def submit(app: App, job_id: str, key: str) -> None:
     with large_step_lock(stored.row.bytes) as at_once:
         if at_once:
             _submit(app, active, stored)
-        else:  # what was read may be out of date
+        else:  # while waiting for the lock, the rows may have changed
             submit(app, job_id, key)
 
 
@@ -73,9 +74,9 @@ def _submit(app: App, active: ActiveJob, stored: Stored[Part]) -> None:
         else:  # one that is claimed all the same has lost against another, and left nothing at the service
             part_moves.wait(app, asked, decision.until or clock.now(), decision.wait, claims=stored.row.claims)
     except InputGoneError as gone:
-        _input_gone(app, stored, gone)
+        _input_gone(app, active.job.row, stored, gone)
     except ConflictError:
-        log.info("part_taken_over", job_id=job_id, part=key)  # the claim had ended, and another instance has it
+        log.info("part_taken_over", job_id=job_id, part=key)  # the claim had expired, and another instance has the part
 
 
 def _may_be_claimed(part: Part, now: datetime) -> bool:
@@ -85,7 +86,7 @@ def _may_be_claimed(part: Part, now: datetime) -> bool:
 
 
 def _send(app: App, job: Job, stored: Stored[Part], *, cancelled: bool) -> None:
-    """Do what is left to do of a claimed part's way to the service; one of a cancelled job gets no batch any more."""
+    """Take a claimed part as far as it gets; a part of a cancelled job gets no new batch."""
     claimed = stored
     try:
         if not lost_create.is_ruled_out(app, stored):
@@ -100,7 +101,7 @@ def _send(app: App, job: Job, stored: Stored[Part], *, cancelled: bool) -> None:
     except ServiceCallError as error:
         refusals.meet(app, stored, error, created=stored is not claimed, bundle=bool(job.members))
     except InputGoneError as gone:
-        _input_gone(app, stored, gone)
+        _input_gone(app, job, stored, gone)
     except ConflictError:
         raise
     except Exception as error:
@@ -108,10 +109,12 @@ def _send(app: App, job: Job, stored: Stored[Part], *, cancelled: bool) -> None:
         raise
 
 
-def _input_gone(app: App, stored: Stored[Part], gone: InputGoneError) -> None:
-    """End a part whose lines were deleted before they were sent, when they are still gone after SETTLE_SECONDS."""
+def _input_gone(app: App, job: Job, stored: Stored[Part], gone: InputGoneError) -> None:
+    """Restore the lines of a part that were deleted before it was sent; else end it after SETTLE_SECONDS."""
     with contextlib.suppress(ConflictError):
-        if stored.row.wait is not None and stored.row.wait.reason == INPUT_GONE:
+        if restore_lines(app, job, stored.row.source):
+            part_moves.wait(app, stored, clock.now(), Wait(reason=INPUT_GONE, message=str(gone)))
+        elif stored.row.wait is not None and stored.row.wait.reason == INPUT_GONE:
             part_moves.end_unsent(app, stored, ServiceError(INPUT_GONE, str(gone)))
         else:
             until = clock.after(app.settings.settle_seconds)
@@ -119,7 +122,7 @@ def _input_gone(app: App, stored: Stored[Part], gone: InputGoneError) -> None:
 
 
 def _uploaded(app: App, stored: Stored[Part]) -> Stored[Part]:
-    """Return the part with its file at the service, marked in the ledger as about to be created."""
+    """Return the part with its file at the service, its row marked as about to be created."""
     part = stored.row
     file_id = part.file_id
     # An earlier claim may have left its file, or a refused batch its own.
@@ -132,13 +135,13 @@ def _uploaded(app: App, stored: Stored[Part]) -> Stored[Part]:
     try:
         return part_moves.mark_create(app, stored, file_id=file_id, input_blob="", output_folder="")
     except ConflictError:
-        if _sent_without(app, part, file_id):  # its files may have been deleted before this one was there
+        if _sent_without(app, part, file_id):  # the cleanup may have run before this file was there
             app.openai.delete_file(file_id)
         raise
 
 
 def _sent_without(app: App, part: Part, file_id: str) -> bool:
-    """Return whether the part has gone its way, by another's hand and without that file of it."""
+    """Return whether another instance has moved the part on, without that file."""
     active = app.tables.active_job(part.job_id)
     stored = active.part(part.key) if active else None
     if stored is None:
@@ -159,7 +162,7 @@ def _in_place(app: App, stored: Stored[Part]) -> Stored[Part]:
 
 
 def _split(app: App, active: ActiveJob, stored: Stored[Part], decision: Decision) -> None:
-    """Put several smaller parts into the place of one that is larger than its deployment's whole limit."""
+    """Replace a part that is larger than its deployment's whole limit by several smaller ones."""
     part, job, settings = stored.row, active.job, app.settings
     assert decision.cut_to is not None  # noqa: S101 - it is what makes the part too large
     tokens = max(1, part.estimated_tokens * decision.cut_to // decision.needed)
@@ -168,14 +171,14 @@ def _split(app: App, active: ActiveJob, stored: Stored[Part], decision: Decision
         read_range(app.blobs, part.source),
         Limits(settings.part_bytes, settings.max_part_requests, tokens),
         first_number=max(each.row.number for each in active.parts) + 1,
-        # In one transaction: one inserted ahead of it would be sent, as the job is accepted already.
+        # All in one transaction: a piece inserted ahead of it would be sent, since the job is accepted already.
         most=TRANSACTION_LIMIT - len((part, job)),
         due=clock.after(settings.resend_seconds),
     )
     if part.refusals is not None:  # other parts waited for its tries: its pieces wait anew
         pieces = [msgspec.structs.replace(piece, waiting_since=clock.now()) for piece in pieces]
     parts_left = job.row.parts_left + len(pieces) - 1
-    # A claim that died may have left a file: with one claim more, cleaning up looks for it.
+    # A claim that died may have left a file: with one more claim, the cleanup searches for it by name.
     whole = part.with_state(PartState.SETTLED, None, wait=decision.wait, claims=part.claims + 1)
     rest: Job = msgspec.structs.replace(job.row, parts_left=parts_left)
     app.tables.change([*map(Change, pieces), Change(whole, stored.etag), Change(rest, job.etag)])

@@ -50,6 +50,20 @@ def wait_out(app: App, stored: Stored[Part], why: Wait, error: Exception | None 
     part_moves.end_unsent(app, stored, ServiceError(code, _explained(app, why)))
 
 
+def end_if_over(app: App, stored: Stored[Part]) -> bool:
+    """End a part that certainly has no batch, if its trouble has lasted for too long. Return whether it has ended.
+
+    Raises:
+        ConflictError: if the part has changed since it was read.
+    """
+    part = stored.row
+    if part.trouble_since is None or not _is_over(app, part.trouble_since):
+        return False
+    why = part.wait or Wait(reason="service")
+    part_moves.end_unsent(app, stored, ServiceError(SERVICE_UNREACHABLE, _explained(app, why)))
+    return True
+
+
 def retry_after(error: Exception | None) -> float:
     """Return the seconds that the service asked us to wait, 0 if it did not."""
     return (error.retry_after or 0.0) if isinstance(error, TransientServiceError) else 0.0
@@ -98,7 +112,7 @@ def elsewhere(app: App, part: Part) -> Exception:
     """Return what to say of a part that was sent to another resource than the settings name now."""
     return TransientServiceError(
         f"It was sent to {part.endpoint}, and AZURE_OPENAI_ENDPOINT is {app.settings.openai_endpoint} now: "
-        "only the first can tell what became of it."
+        "only the first can tell the outcome."
     )
 
 

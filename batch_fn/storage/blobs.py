@@ -1,7 +1,7 @@
 """Blob storage: read a drop by range and ETag, keep a copy of it, write results. No file is held in memory whole."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -66,7 +66,7 @@ class Blobs:
         """Return the client for a blob in the inbox."""
         return self._blob(self._settings.input_container, name)
 
-    def read_drop(self, drop: Drop) -> Iterator[bytes]:
+    def read_drop(self, drop: Drop) -> Generator[bytes]:
         """Yield the content of that version of a drop.
 
         Raises:
@@ -125,8 +125,9 @@ class Blobs:
         """
         from azure.core.exceptions import HttpResponseError, ResourceModifiedError, ResourceNotFoundError
 
+        job_id = path.rpartition("/")[2]
         if not self._is_archived(path, size):
-            log.warning("drop_stays", name=name, reason="the archive does not have its bytes")
+            log.warning("drop_stays", job_id=job_id, name=name, reason="the archive does not have its bytes")
             return
         try:
             self._blob(container, name).delete_blob(**if_unchanged(etag))
@@ -135,7 +136,7 @@ class Blobs:
         except HttpResponseError as error:
             if error.status_code not in NOT_DELETABLE:
                 raise
-            log.warning("drop_stays", name=name, reason=error.reason)
+            log.warning("drop_stays", job_id=job_id, name=name, reason=error.reason)
 
     def _is_archived(self, path: str, size: int) -> bool:
         """Return whether the archive has a complete copy of that length."""

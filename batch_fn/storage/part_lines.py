@@ -65,9 +65,13 @@ def input_blob_of(containers: Blobs, part: Part, settings: Settings) -> str:
     """Return the URL of a blob that holds exactly what is sent: the drop's copy itself where that can be sent.
 
     An existing blob is left as it is: a batch may read it already, and fails when its input is written to.
+
+    Raises: InputGoneError.
     """
     source = part.source
     if source.verbatim and source.whole:
+        if containers.version(source.container, source.name) is None:
+            raise InputGoneError(source)
         return containers.url(source.container, source.name)
     container, name = settings.work_container, f"{part.work_path}.jsonl"
     if containers.version(container, name) is None:

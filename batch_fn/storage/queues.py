@@ -25,7 +25,7 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class _Envelope(msgspec.Struct, frozen=True):
-    """Every body has one outer member: a top-level `id` and the like would override the trigger's own metadata."""
+    """Every body has one outer member: a top-level member such as `id` would override the trigger's metadata."""
 
     job: Message
 

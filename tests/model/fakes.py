@@ -7,7 +7,7 @@ Every public method is a call that goes through the world's `Turn`, which may le
 import functools
 import inspect
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
@@ -345,7 +345,7 @@ class FakeBlobs(_StorageHand):
     def drop_client(self, name: str) -> FakeBlobClient:
         return FakeBlobClient(SETTINGS.input_container, name)
 
-    def read_drop(self, drop: Drop) -> Iterator[bytes]:
+    def read_drop(self, drop: Drop) -> Generator[bytes]:
         half = drop.bytes // 2
         for piece in (slice(None, half), slice(half, None)):
             yield self._read_piece(drop, piece)

@@ -143,6 +143,8 @@ class Batch:
     error_file_id: str = ""
     errors: tuple[ServiceError, ...] = ()
     gone: bool = False
+    given_up: bool = False
+    """A test says that nobody needs it any more, although it runs."""
 
     @property
     def custom_ids(self) -> list[str]:
@@ -367,7 +369,7 @@ class World:
         """The app asks for a batch to be stopped: nobody may need it any more."""
         if not batch.open:
             return
-        for line in batch.lines.values():
+        for line in () if batch.given_up else batch.lines.values():
             job = self.job_in_hand(self.job_of(line))
             if job is not None and not job.cancelled:
                 self.breaks(f"{batch.id} was cancelled, and {job.job_id} was not")
@@ -443,7 +445,7 @@ class World:
     def service_loses(self, file: File) -> None:
         """The app is about to delete a file at the service: no open batch may need it, and no job may lack it."""
         for batch in self.batches.values():
-            if file.id == batch.input_file_id and batch.open:
+            if file.id == batch.input_file_id and batch.open and not batch.given_up:
                 self.breaks(f"{file.name} was deleted while {batch.id} reads it")
             if file.id in {batch.output_file_id, batch.error_file_id}:
                 self._loses_results(file.name, batch)
@@ -451,7 +453,7 @@ class World:
     def work_loses(self, name: str) -> None:
         """The app is about to delete a blob of its own: likewise."""
         for batch in self.batches.values():
-            if (SETTINGS.work_container, name) == blob_at(batch.input_blob) and batch.open:
+            if (SETTINGS.work_container, name) == blob_at(batch.input_blob) and batch.open and not batch.given_up:
                 self.breaks(f"{name} was deleted while {batch.id} reads it")
             if batch.output_folder and f"{STORAGE}/{SETTINGS.work_container}/{name}".startswith(batch.output_folder):
                 self._loses_results(name, batch)

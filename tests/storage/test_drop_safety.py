@@ -16,13 +16,16 @@ from azure.storage.blob import (
 )
 
 from batch_fn.app import App
+from batch_fn.core.jobs import InputRange
 from batch_fn.settings import Settings
 from batch_fn.storage.blob_streams import CHUNK_BYTES, BlobChangedError
 from batch_fn.storage.blobs import Blobs
 from batch_fn.storage.drops import Drop, DropGoneError
-from batch_fn.storage.environment import is_environmental
+from batch_fn.storage.environment import describe, is_environmental
+from batch_fn.storage.part_lines import input_blob_of
 from devkit.azurite import Azurite
 from devkit.stack import provision
+from tests.conftest import a_part
 
 NAME = "sales/monday.jsonl"
 LINE = b"x" * 1023 + b"\n"
@@ -99,6 +102,7 @@ def test_a_drop_in_the_archive_tier_is_not_gone_when_it_is_read(blobs: Blobs) ->
     with pytest.raises(HttpResponseError) as raised:
         list(blobs.read_drop(drop))
     assert is_environmental(raised.value)
+    assert "archive tier" in describe(raised.value)
 
 
 def test_a_missing_inbox_container_does_not_say_that_a_drop_is_gone(
@@ -256,3 +260,24 @@ def test_what_would_be_the_same_for_another_file_is_the_environment(azurite: Azu
     assert is_environmental(ResourceExistsError("409"))
     assert not is_environmental(ValueError("ours"))
     assert not is_environmental(ExceptionGroup("some", [OSError(), KeyError()]))
+
+
+# The input blob of a batch that runs
+
+
+def test_the_input_blob_of_a_running_batch_is_never_written_again(
+    blobs: Blobs, service: BlobServiceClient, settings: Settings
+) -> None:
+    """An instance that was overtaken wrote the same bytes again, and the service failed the batch: input_modified."""
+    dropped(blobs, b'{"custom_id": "a", "body": {}}\n')
+    part = a_part(source=InputRange(container=settings.input_container, name=NAME))
+    url = input_blob_of(blobs, part, settings)
+    place = (settings.work_container, f"{part.work_path}.jsonl")
+    assert url == blobs.url(*place)
+    version = blobs.version(*place)
+    assert input_blob_of(blobs, part, settings) == url
+    assert blobs.version(*place) == version
+    with pytest.raises(BlobChangedError):  # nor by one that had looked before the other wrote
+        blobs.write(*place, [b"late\n"], over=None)
+    assert blobs.version(*place) == version
+    assert service.get_blob_client(*place).exists()
