@@ -147,8 +147,13 @@ class Settings:
         parse_list,
     )
     max_line_bytes: int = _setting("MAX_LINE_BYTES", 16 * 1024 * 1024, parse_int(1))
+    """Checked when a drop is validated, and nowhere else."""
     max_drop_bytes: int = _setting("MAX_DROP_BYTES", 1024 * 1024 * 1024, parse_int(1))
     max_drop_requests: int = _setting("MAX_DROP_REQUESTS", 1_000_000, parse_int(1))
+    max_findings: int = _setting("MAX_FINDINGS", 10_000, parse_int(1, 100_000))
+    """After this many findings the rest of a drop is not read, and a last finding (too_many_findings) says so."""
+    max_deployments: int = _setting("MAX_DEPLOYMENTS", 100, parse_int(1, 1_000))
+    """The most deployments that one drop may name; more are a finding (too_many_deployments)."""
 
     mixed_files: str = _setting("MIXED_FILES", "split", parse_choice("split", "reject"))
     """A drop of several deployments or urls: one part for each of them, or findings (model_mismatch, url_mismatch)."""

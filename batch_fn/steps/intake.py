@@ -50,7 +50,7 @@ def ingest_drop(app: App, drop: Drop) -> None:
         if findings.count:
             finish_rejected(app, stored, findings)
         else:
-            _accept(app, stored, planner, rules)
+            _accept(app, stored, planner, rules.deployment)
 
 
 def job_id_of(drop: Drop) -> str:
@@ -93,6 +93,8 @@ def rules_of(settings: Settings, deployment: str | None) -> Rules:
         allowed_urls=settings.allowed_urls,
         max_line_bytes=settings.max_line_bytes,
         max_requests=settings.max_drop_requests,
+        max_findings=settings.max_findings,
+        max_deployments=settings.max_deployments,
         deployment=deployment or None,
         mixed=settings.mixed_files == "split",
     )
@@ -124,9 +126,9 @@ def _read(app: App, drop: Drop, job: Job, rules: Rules, findings: Findings) -> P
     return planner
 
 
-def _accept(app: App, stored: Stored[Job], planner: Planner, rules: Rules) -> None:
+def _accept(app: App, stored: Stored[Job], planner: Planner, fill_in: str | None) -> None:
     """Write the parts and the job's new state in one, then ask for the parts to be submitted."""
-    picks = pick(app, stored.row, planner, _planner(app, stored.row), rules) if planner.interleaved else {}
+    picks = pick(app, stored.row, planner, _planner(app, stored.row), fill_in) if planner.interleaved else {}
     parts = planner.parts(stored.row.job_id, now=clock.now(), due=_later(app), picks=picks)
     if not accept(app, stored, parts) and picks:  # the same event, handled elsewhere, was quicker
         delete_orphaned_work(app, stored.row.job_id, stored.row.attempts_before)

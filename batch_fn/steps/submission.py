@@ -217,7 +217,6 @@ def _split(app: App, active: ActiveJob, stored: Stored[Part], decision: Decision
         part,
         read_range(app.blobs, part.source),
         Limits(settings.part_bytes, settings.max_part_requests, tokens),
-        max_line_bytes=settings.max_line_bytes,
         first_number=max(each.row.number for each in active.parts) + 1,
         # In one transaction: one inserted ahead of it would be sent, as the job is accepted already.
         most=TRANSACTION_LIMIT - len((part, job)),

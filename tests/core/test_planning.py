@@ -19,7 +19,6 @@ from batch_fn.validation.requests import Request, Rules, fill_deployment
 from tests.conftest import JOB_ID, NOON, a_part
 
 BOM = b"\xef\xbb\xbf"
-MAX_LINE = 1_000_000
 DUE = NOON + timedelta(minutes=10)
 DEPLOYMENT = "gpt-4o-mini-größer"  # its name has more bytes than characters
 
@@ -233,7 +232,7 @@ def test_a_new_part_waits_from_now_on_for_its_deployment() -> None:
 
 def split_up(part: Part, content: bytes, limits: Limits) -> list[Part]:
     chunks = [bytes_of(part, content)]
-    return split(part, chunks, limits, max_line_bytes=MAX_LINE, first_number=7, most=1_000, due=DUE)
+    return split(part, chunks, limits, first_number=7, most=1_000, due=DUE)
 
 
 @some_examples
@@ -267,7 +266,7 @@ def test_the_pieces_keep_the_part_s_place_in_the_line_and_its_attempt() -> None:
         source=InputRange(container="batch-work", name="x.again", picked=True, fill=True, length=None),
     )
     lines = b'4\t{"body":{}}\n9\t{"body":{}}\n'
-    pieces = split(part, [lines], Limits(1, 1), max_line_bytes=99, first_number=4, most=98, due=DUE)
+    pieces = split(part, [lines], Limits(1, 1), first_number=4, most=98, due=DUE)
     assert [piece.key for piece in pieces] == ["part-00004-02", "part-00005-02"]
     for piece in pieces:
         assert (piece.waiting_since, piece.due) == (NOON - timedelta(hours=5), DUE)
@@ -281,7 +280,7 @@ def test_the_pieces_keep_the_part_s_place_in_the_line_and_its_attempt() -> None:
 def test_where_there_may_be_no_more_pieces_the_last_one_takes_the_rest() -> None:
     content = b"".join(b'{"body":{"n":%d}}\n' % n for n in range(10))
     part = a_part(requests=10)
-    pieces = split(part, [content], Limits(99, 2), max_line_bytes=99, first_number=2, most=3, due=DUE)
+    pieces = split(part, [content], Limits(99, 2), first_number=2, most=3, due=DUE)
     assert [piece.requests for piece in pieces] == [2, 2, 6]
     assert [line for piece in pieces for line in sent_by(piece, content)] == lines_of(content)
 
@@ -292,7 +291,7 @@ def test_a_split_of_picked_lines_keeps_each_line_and_its_number(content: bytes, 
     some = lines_of(content)[::2]
     blob = b"".join(b"%d\t%b\n" % line for line in some)
     part = a_part(source=InputRange(container="batch-work", name="x.again", picked=True))
-    pieces = split(part, [blob], limits, max_line_bytes=MAX_LINE, first_number=2, most=98, due=DUE)
+    pieces = split(part, [blob], limits, first_number=2, most=98, due=DUE)
     kept = [raw.split(b"\t", 1) for piece in pieces for _, raw in lines_of(bytes_of(piece, blob))]
     assert [Sent(int(number), raw) for number, raw in kept] == some
     characters = {request.line: request.characters for request in accepted(content)}
