@@ -172,8 +172,13 @@ class Settings:
         parse_list,
     )
     max_line_bytes: int = _setting("MAX_LINE_BYTES", 16 * 1024 * 1024, parse_int(1))
+    """Checked when a drop is validated, and nowhere else."""
     max_drop_bytes: int = _setting("MAX_DROP_BYTES", 1024 * 1024 * 1024, parse_int(1))
     max_drop_requests: int = _setting("MAX_DROP_REQUESTS", 1_000_000, parse_int(1))
+    max_findings: int = _setting("MAX_FINDINGS", 10_000, parse_int(1, 100_000))
+    """After this many findings the rest of a drop is not read, and a last finding (too_many_findings) says so."""
+    max_deployments: int = _setting("MAX_DEPLOYMENTS", 100, parse_int(1, 1_000))
+    """The most deployments that one drop may name; more are a finding (too_many_deployments)."""
 
     empty_drop_seconds: int = _setting("EMPTY_DROP_SECONDS", 3600, parse_int(0))
     """How long a blob of zero bytes must be unchanged before it counts as a drop; its writer may not be done before."""

@@ -1,4 +1,4 @@
-"""Accepted lines -> parts, and what is left of a part -> its next attempt. Pure."""
+"""Accepted lines -> parts, and the lines of a part that go again -> its next attempt. Pure."""
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -7,28 +7,28 @@ from types import MappingProxyType
 import msgspec
 
 from batch_fn.core.jobs import InputRange, Part, PartState, estimated_tokens
-from batch_fn.validation.lines import NO_LIMIT, lines
+from batch_fn.validation.lines import lines
 from batch_fn.validation.requests import Request, RequestRun, body_characters
 
 FILLED_BYTES = len('"model":"",')
-"""What filling in a deployment adds to a line at most, besides its name."""
+"""The most that filling in a deployment adds to a line, besides its name."""
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """What one part may hold."""
+    """The most that one part may hold."""
 
     bytes: int
     requests: int
     tokens: int | None = None
-    """Of our estimate; None: no limit."""
+    """By our estimate; None: no limit."""
 
 
 class Planner:
-    """Lays accepted lines, in the drop's order, into parts: each of one deployment and url, each within the limits.
+    """Divides accepted lines, in the drop's order, into parts: each of one deployment and url, each within the limits.
 
-    A part is a byte range of the blob `name`, of `size` bytes, where its lines stand together. Where lines of other
-    parts stand in between, it is `interleaved`: its lines have to be picked into a blob of their own.
-    There are at most `most` parts, if that is given: the last one then takes all that is left, limits or not.
+    A part whose lines follow one another is a byte range of the blob `name`, of `size` bytes. A part with lines of
+    other parts in between is `interleaved`: its lines must be picked into a blob of their own. If `most` is given there
+    are at most that many parts, and the last one takes all remaining lines, even over the limits.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Planner:
         self._last: int | None = None
 
     def add(self, lines: Request | RequestRun) -> int:
-        """Lay more lines. Return the index of the part of the last one."""
+        """Add lines. Return the index of the part that the last one is in."""
         filling = FILLED_BYTES + len(lines.deployment.encode()) if lines.filled else 0
         size = lines.length + 1 + lines.requests * filling
         group = (lines.deployment, lines.url)
@@ -60,8 +60,13 @@ class Planner:
         return index
 
     @property
+    def groups(self) -> int:
+        """The number of pairs of deployment and url: of the parts that are not full yet."""
+        return len(self._open)
+
+    @property
     def interleaved(self) -> frozenset[int]:
-        """The indexes of the parts whose lines do not stand together."""
+        """The indexes of the parts that have lines of other parts in between."""
         return frozenset(index for index, each in enumerate(self._ranges) if each.interleaved)
 
     def parts(
@@ -75,9 +80,10 @@ class Planner:
         attempts_before: int = 0,
         picks: Mapping[int, InputRange] = MappingProxyType({}),
     ) -> list[Part]:
-        """Return the parts, waiting since `now`, to be looked at by the tick from `due` on.
+        """Return the parts, waiting since `now`; the tick checks them from `due` on.
 
-        `picks` says where the lines of an interleaved part were picked to, by index.
+        `picks` has the blob of picked lines of each interleaved part, by index. Whether the deployment is filled in
+        is known here alone: one line without a model is enough, wherever in the part it is.
         """
         return [
             Part(
@@ -89,7 +95,7 @@ class Planner:
                 waiting_since=now,
                 deployment=each.deployment,
                 url=each.url,
-                source=picks.get(index) or self._source(each),
+                source=self._source(each, picks.get(index)),
                 requests=each.requests,
                 bytes=each.size,
                 estimated_tokens=estimated_tokens(each.characters),
@@ -97,7 +103,9 @@ class Planner:
             for index, each in enumerate(self._ranges)
         ]
 
-    def _source(self, each: "_Range") -> InputRange:
+    def _source(self, each: "_Range", pick: InputRange | None) -> InputRange:
+        if pick is not None:
+            return msgspec.structs.replace(pick, picked=True, fill=each.fill)
         return InputRange(
             container=self._container,
             name=self._name,
@@ -112,7 +120,7 @@ class Planner:
 
 
 class _Range:
-    """A run of lines that is to be one part."""
+    """The lines of one part."""
 
     def __init__(self, first: Request | RequestRun) -> None:
         self.start = self.end = first.offset
@@ -130,7 +138,7 @@ class _Range:
         )
 
     def take(self, lines: Request | RequestRun, size: int) -> None:
-        # Anything between two lines but one line feed (a blank line, a carriage return) must not be sent.
+        # Only one line feed between two lines can be sent as it is, no blank line and no carriage return.
         follows_on = lines.offset == self.end + 1 or not self.requests
         self.verbatim = self.verbatim and follows_on and not lines.filled
         self.fill = self.fill or lines.filled
@@ -149,13 +157,13 @@ def split(
     most: int,
     due: datetime,
 ) -> list[Part]:
-    """Return smaller parts for the lines of a part, whose bytes are `chunks`; they keep its place in the line.
+    """Return smaller parts for the lines of a part, whose bytes are `chunks`; they wait since the part does.
 
     There are at most `most`; the last one may have to be split again.
     """
     source = part.source
     planner = Planner(limits, container=source.container, name=source.name, size=0, picked=source.picked, most=most)
-    for line in lines(chunks, NO_LIMIT):
+    for line in lines(chunks):
         raw = line.raw.partition(b"\t")[2] if source.picked else line.raw
         planner.add(
             Request(

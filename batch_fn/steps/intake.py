@@ -66,7 +66,7 @@ def ingest_drop(app: App, drop: Drop) -> None:
         if findings.count:
             finish_rejected(app, stored, findings)
         else:
-            _accept(app, stored, planner, rules)
+            _accept(app, stored, planner, rules.deployment)
 
 
 def reject(app: App, stored: Stored[Job], finding: Finding, *, without_copy: bool = False) -> None:
@@ -138,6 +138,8 @@ def rules_of(settings: Settings, deployment: str | None) -> Rules:
         allowed_urls=settings.allowed_urls,
         max_line_bytes=settings.max_line_bytes,
         max_requests=settings.max_drop_requests,
+        max_findings=settings.max_findings,
+        max_deployments=settings.max_deployments,
         deployment=deployment or None,
         mixed=settings.mixed_files == "split",
     )
@@ -205,10 +207,10 @@ def _check(chunks: Iterator[bytes], rules: Rules, planner: Planner, findings: Fi
             planner.add(each)
 
 
-def _accept(app: App, stored: Stored[Job], planner: Planner, rules: Rules) -> None:
+def _accept(app: App, stored: Stored[Job], planner: Planner, fill_in: str | None) -> None:
     """Write the parts and the job's new state in one transaction, then ask for the parts to be submitted."""
     again = _planner(app, stored.row, stored.row.bytes)
-    picks = pick(app, stored.row, planner, again, rules) if planner.interleaved else {}
+    picks = pick(app, stored.row, planner, again, fill_in) if planner.interleaved else {}
     parts = planner.parts(stored.row.job_id, now=clock.now(), due=_later(app), picks=picks)
     if not accept(app, stored, parts) and picks:  # another instance was quicker with the same event
         delete_orphaned_work(app, stored.row.job_id, stored.row.attempts_before)

@@ -5,8 +5,6 @@ side, all in the drop's order: a failed line goes into a part, an answered one i
 finished like any other. Whatever settings have changed since, a line that was accepted once is accepted.
 """
 
-import contextlib
-import itertools
 import secrets
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -23,13 +21,11 @@ from batch_fn.core.results import FinalResult, pack
 from batch_fn.runtime import clock, log
 from batch_fn.steps.accepting import accept
 from batch_fn.steps.ownership import delete_orphaned_work, is_finished
-from batch_fn.storage.blob_streams import MIN_CHUNK_BYTES, Writer
-from batch_fn.storage.part_lines import SourceLine, picked
+from batch_fn.steps.picking import PickedParts
+from batch_fn.storage.blob_streams import MIN_CHUNK_BYTES
 from batch_fn.storage.rows import FinishedJob, Stored
-from batch_fn.validation.check import check
-from batch_fn.validation.findings import Finding
-from batch_fn.validation.lines import NO_LIMIT, lines
-from batch_fn.validation.requests import Request, Rules, custom_id_of
+from batch_fn.validation.lines import lines
+from batch_fn.validation.requests import Request, accepted_requests, custom_id_of
 
 
 class InconsistentResultsError(Exception):
@@ -148,12 +144,9 @@ def _pick(app: App, job: Job, previous_report: dict[str, Any], folder: str) -> t
     failed = _results(app, previous_report["outputs"]["errors"])
     answered = _results(app, previous_report["outputs"]["output"])
     kept_name = f"{folder}/former.results"
-    sources: dict[int, InputRange] = {}
     failure = next(failed, None)
-    with contextlib.ExitStack() as ends, app.blobs.writer(container, kept_name) as keeps:
-        writers: dict[tuple[str, str], tuple[int, Writer]] = {}
-        open_ends: dict[tuple[str, str], contextlib.ExitStack] = {}
-        for request, raw in _archived(app, job, previous_report):
+    with PickedParts(app, folder, MIN_CHUNK_BYTES) as picks, app.blobs.writer(container, kept_name) as keeps:
+        for request, raw in _archived(app, job):
             if failure is None or custom_id_of(failure) != request.custom_id:
                 answer = next(answered, None)
                 if answer is None or custom_id_of(answer) != request.custom_id:
@@ -163,17 +156,7 @@ def _pick(app: App, job: Job, previous_report: dict[str, Any], folder: str) -> t
                 keeps.write(pack(FinalResult(request.line, True, answer)))
                 continue
             failure = next(failed, None)
-            index, group = planner.add(request), (request.deployment, request.url)
-            if index not in sources:
-                if group in open_ends:  # its part is full
-                    open_ends[group].close()
-                name = f"{folder}/part-{index + 1:05d}.picked"
-                sources[index] = InputRange(container=container, name=name, picked=True, fill=request.filled)
-                end = open_ends[group] = ends.enter_context(contextlib.ExitStack())
-                writers[group] = index, end.enter_context(app.blobs.writer(container, name, MIN_CHUNK_BYTES))
-            elif request.filled and not sources[index].fill:
-                sources[index] = msgspec.structs.replace(sources[index], fill=True)
-            writers[group][1].write(picked(SourceLine(request.line, raw)))
+            picks.write(planner.add(request), request, raw)
     if failure is not None or next(answered, None) is not None:
         raise InconsistentResultsError(
             f"Output or errors of job {job.job_id} has a line that is not in its copy in the archive."
@@ -185,7 +168,7 @@ def _pick(app: App, job: Job, previous_report: dict[str, Any], folder: str) -> t
         due=clock.after(settings.resend_seconds),
         attempt=attempt,
         attempts_before=job.attempts_before,
-        picks=sources,
+        picks=picks.sources,
     )
     kept = Part(
         job_id=job.job_id,
@@ -213,28 +196,19 @@ def _keep_unmatched(app: App, place: str | None, name: str) -> str:
     return name if app.blobs.write(app.settings.work_container, name, app.blobs.read(container, former)) else ""
 
 
-def _archived(app: App, job: Job, previous_report: dict[str, Any]) -> Iterator[tuple[Request, bytes]]:
+def _archived(app: App, job: Job) -> Iterator[tuple[Request, bytes]]:
     """Yield each request of the drop's copy, with its line."""
     copy = app.blobs.archived(job.path)
-    rules = Rules(
-        allowed_urls=app.settings.allowed_urls | {batch["endpoint"] for batch in previous_report["batches"]},
-        max_line_bytes=NO_LIMIT,
-        max_requests=max(job.requests, 1),
-        deployment=copy.metadata.get("deployment") or None,
-        mixed=True,
-    )
-    for_check, for_lines = itertools.tee(app.blobs.read(copy.container, copy.name))
-    for line, request in zip(lines(for_lines, NO_LIMIT), check(for_check, rules), strict=True):
-        if isinstance(request, Finding):
-            raise InconsistentResultsError(
-                f"Line {line.number} of job {job.job_id} is not accepted any more: {request.message}"
-            )
-        yield request, line.raw
+    chunks = app.blobs.read(copy.container, copy.name)
+    try:
+        yield from accepted_requests(chunks, copy.metadata.get("deployment") or None)
+    except msgspec.DecodeError as error:
+        raise InconsistentResultsError(f"The copy of job {job.job_id} in the archive was changed: {error}") from error
 
 
 def _results(app: App, place: str | None) -> Iterator[bytes]:
     """Yield the lines of a blob of results, given as container/name."""
     if place is not None:
         container, _, name = place.partition("/")
-        for line in lines(app.blobs.read(container, name), NO_LIMIT):
+        for line in lines(app.blobs.read(container, name)):
             yield line.raw

@@ -31,7 +31,7 @@ from batch_fn.steps.restoring import restore_lines
 from batch_fn.storage.part_lines import InputGoneError, SourceLine, picked, read_lines
 from batch_fn.storage.rows import ActiveJob, Change, ConflictError, Stored
 from batch_fn.validation.findings import INPUT_GONE, NOT_PROCESSED
-from batch_fn.validation.lines import NO_LIMIT, lines
+from batch_fn.validation.lines import lines
 from batch_fn.validation.requests import custom_id_of, with_custom_id
 
 PIECE_BYTES = 1024 * 1024
@@ -227,7 +227,7 @@ class PartSettlement:
     def _sent_lines(self, file: Path) -> Iterator[SourceLine]:
         with file.open("rb") as sent:
             chunks = iter(lambda: sent.read(PIECE_BYTES), b"")
-            for count, line in enumerate(lines(chunks, NO_LIMIT)):
+            for count, line in enumerate(lines(chunks)):
                 yield SourceLine(self._number(count), line.raw)
 
     def _number(self, count: int) -> int:

@@ -13,7 +13,7 @@ from batch_fn.core.jobs import InputRange, Part
 from batch_fn.settings import Settings
 from batch_fn.storage.blob_streams import CHUNK_BYTES, BlobChangedError
 from batch_fn.storage.blobs import Blobs
-from batch_fn.validation.lines import NO_LIMIT, lines
+from batch_fn.validation.lines import lines
 from batch_fn.validation.requests import fill_deployment
 
 _GONE = frozenset({"BlobNotFound", "ContainerNotFound"})
@@ -36,7 +36,7 @@ class InputGoneError(Exception):
 
 def read_lines(containers: Blobs, source: InputRange) -> Iterator[SourceLine]:
     """Yield the requests of a part in the drop's order. Raises: InputGoneError."""
-    for each in lines(read_range(containers, source), NO_LIMIT):
+    for each in lines(read_range(containers, source)):
         if source.picked:
             number, raw = each.raw.split(b"\t", 1)
             yield SourceLine(int(number), raw)

@@ -1,7 +1,7 @@
 """JSONL in: every line of a drop becomes a Request, or findings that say what to change. Pure, and flat in memory.
 
 The rules are the service's own ("Error codes" in Azure's how-to for batch), applied before anything is uploaded: the
-service takes minutes to say the same, and does not name every line.
+service takes minutes to report the same, and does not name every line.
 """
 
 from collections.abc import Iterable, Iterator
@@ -9,21 +9,21 @@ from typing import Any
 
 from batch_fn.validation.custom_ids import CustomIds
 from batch_fn.validation.fast_path import LineTemplates, Match
-from batch_fn.validation.findings import Code, Finding
+from batch_fn.validation.findings import TOO_MANY_DEPLOYMENTS, TOO_MANY_FINDINGS, Code, Finding
+from batch_fn.validation.line_rules import LINE_RULES, MISSING, is_allowed, kind_of, literal_paths, problems_of
 from batch_fn.validation.lines import Line, LineBlock, blocks
-from batch_fn.validation.requests import Request, RequestRun, Rules, body_characters
+from batch_fn.validation.requests import Request, RequestRun, Rules, body_characters, deployment_of
 from batch_fn.validation.strict_json import SHOWN, NotJsonError, parse, parse_if_flawless, shown
 
-PLACEHOLDER = "REPLACE-WITH-MODEL-DEPLOYMENT-NAME"  # what the documentation's samples have as body.model
-LONGEST_MODEL = 256  # characters; a deployment's name has 64 at most, and a row of the ledger takes no more than 32K
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 def check(chunks: Iterable[bytes], rules: Rules) -> Iterator[Request | Finding]:
     """Yield a Request for each line of the drop without a problem, and for each other line one Finding per problem.
 
-    In the order of the lines, as they are read. Nothing is raised but what `chunks` raises. A drop without any line
-    gives the finding empty_file. A drop in UTF-16 gives one finding, and is not read on.
+    They come in the order of the lines, as these are read. Only what `chunks` raises is raised. A drop without a line
+    gives the finding empty_file. A drop in UTF-16 gives one finding. After `rules.max_findings` findings the next one
+    is too_many_findings, and reading stops.
     """
     for found in validate_blocks(chunks, rules):
         if isinstance(found, RequestRun):
@@ -33,7 +33,18 @@ def check(chunks: Iterable[bytes], rules: Rules) -> Iterator[Request | Finding]:
 
 
 def validate_blocks(chunks: Iterable[bytes], rules: Rules) -> Iterator[RequestRun | Request | Finding]:
-    """Yield what `check` does, with the requests that stand together mostly in one: the fastest way through a drop."""
+    """Yield what `check` does, with most requests that follow one another as one RequestRun. This is faster."""
+    findings = 0
+    for found in _validate(chunks, rules):
+        if isinstance(found, Finding):
+            findings += 1
+            if findings > rules.max_findings:
+                yield _too_many_findings(found.line, rules.max_findings)
+                return
+        yield found
+
+
+def _validate(chunks: Iterable[bytes], rules: Rules) -> Iterator[RequestRun | Request | Finding]:
     drop = _Drop(rules)
     for block in blocks(chunks, rules.max_line_bytes):
         if not drop.count and _is_utf16(block.chunk[block.begin : block.begin + 2]):
@@ -44,7 +55,15 @@ def validate_blocks(chunks: Iterable[bytes], rules: Rules) -> Iterator[RequestRu
         yield Finding(1, Code.EMPTY_FILE, "The file has no request. Write one JSON object per line.")
 
 
-type _Problems = list[tuple[Code, str]]  # what is wrong with one line, in the order in which it was found
+def _too_many_findings(line: int, limit: int) -> Finding:
+    message = (
+        f"The file has more than {limit:,} findings, and the rest of it was not checked. "
+        "Fix the listed findings, or raise the setting MAX_FINDINGS."
+    )
+    return Finding(line, TOO_MANY_FINDINGS, message)
+
+
+type _Problems = list[tuple[str, str]]  # code and message of each problem of one line, in the order of discovery
 
 
 def _is_utf16(start: bytes) -> bool:
@@ -53,27 +72,30 @@ def _is_utf16(start: bytes) -> bool:
 
 
 class _Drop:
-    """The lines of a drop seen so far: what the next one is compared with."""
+    """The lines of a drop so far: what the next line is compared with."""
 
     def __init__(self, rules: Rules) -> None:
         self.count = 0
         self.next_line = 1
         self._rules = rules
+        self._line_rules = LINE_RULES
         self._custom_ids = CustomIds(rules.max_requests)
-        self._shapes = LineTemplates()
+        self._templates = LineTemplates(literal_paths(self._line_rules))
         self._url: tuple[str, int] | None = None  # the first valid one, and its line
         self._deployment: tuple[str, int] | None = None  # likewise
+        self._deployments: set[str] = set()  # of a mixed drop, at most as many as it may have
+        self._too_many_deployments = False
 
     def check(self, block: LineBlock) -> Iterator[RequestRun | Request | Finding]:
-        """Yield the lines' requests and findings.
+        """Yield the requests and findings of the lines.
 
-        Of the lines past the limit of requests the first has a finding for that. The others may have none at all.
+        The first line past the limit of requests has a finding for that; later ones may have no finding at all.
         """
         longest = self._rules.max_line_bytes
         too_long = bool(block.too_long) or block.end - block.begin > longest + 1  # it is a single line then
         rest: LineBlock | None = block
         while rest is not None:
-            run = None if too_long else self._shapes.run(rest)
+            run = None if too_long else self._templates.run(rest)
             if run is not None and self._is_accepted(run):
                 yield _request_run(self.next_line, run)
                 some = run.block
@@ -87,9 +109,10 @@ class _Drop:
             rest = rest.after(some)
 
     def _is_accepted(self, run: Match) -> bool:
-        """Return whether nothing is wrong with any line of a run, and then count all of them in.
+        """Return whether no line of a run has a problem; if so, count them.
 
-        Where a drop's lines must be alike in url and deployment, they are: shapes are those of accepted lines.
+        The rules for one line hold: each line matches a template of an accepted line, which also has its url and
+        deployment. What depends on other lines is checked here.
         """
         count = len(run.custom_ids)
         fits = 0 < count <= self._rules.max_requests - self.count
@@ -102,13 +125,13 @@ class _Drop:
         result = self._check_carefully(line)
         if isinstance(result, Request):
             custom_id, characters, filled = result.custom_id, result.characters, result.filled
-            self._shapes.learn(line.raw, custom_id, characters, result.url, result.deployment, filled=filled)
+            self._templates.learn(line.raw, custom_id, characters, result.url, result.deployment, filled=filled)
             yield result
         else:
             yield from result
 
     def _check_carefully(self, line: Line) -> Request | list[Finding]:
-        """Return the line's Request, or its findings; what is done with a run of known shape is a shorter way to it."""
+        """Return the line's Request, or its findings. A run of lines that match a template gives the same, faster."""
         rules = self._rules
         problems: _Problems = []
         if self.count > rules.max_requests:
@@ -117,14 +140,15 @@ class _Drop:
         if request is None:
             return _findings(line.number, problems, None)
         custom_id = _custom_id(request, problems)
-        _check_method(request, problems)
-        url = _url(request, rules.allowed_urls, problems)
+        problems += [(Code.INVALID_REQUEST, each) for each in problems_of(request, rules, self._line_rules)]
+        body, url = request.get("body"), request.get("url")
+        url = url if is_allowed(url, rules) else None
         deployment, filled = None, False
-        body = _body(request, problems)
-        if body is not None:
-            deployment, filled = _deployment(body, rules.deployment, problems)
-            _check_body(body, url, problems)
+        if isinstance(body, dict):
+            deployment, filled = deployment_of(body.get("model"), rules.deployment)
         self._compare(line.number, custom_id, url, deployment, problems)
+        if self._rules.mixed and deployment is not None:
+            deployment = self._within_limit(deployment, problems)
         if problems or self.count > rules.max_requests or custom_id is None or url is None or deployment is None:
             return _findings(line.number, problems, custom_id)
         characters = body_characters(line.raw)
@@ -155,6 +179,27 @@ class _Drop:
             if deployment != self._deployment[0]:
                 problems.append((Code.MODEL_MISMATCH, _mismatch("body.model", deployment, *self._deployment)))
 
+    def _within_limit(self, deployment: str, problems: _Problems) -> str | None:
+        """Return the deployment, None if the drop has as many others as it may have. The first such line is a problem.
+
+        Templates need no such check: each has a deployment of an accepted line.
+        """
+        if deployment in self._deployments:
+            return deployment
+        limit = self._rules.max_deployments
+        if len(self._deployments) < limit:
+            self._deployments.add(deployment)
+            return deployment
+        if not self._too_many_deployments:
+            self._too_many_deployments = True
+            message = (
+                f'body.model "{shown(deployment)}" is deployment {limit + 1:,} of the file, '
+                f"and {limit:,} is the limit. "
+                "Split the file, or raise the setting MAX_DEPLOYMENTS."
+            )
+            problems.append((TOO_MANY_DEPLOYMENTS, message))
+        return None
+
 
 def _request_run(line: int, run: Match) -> RequestRun:
     block, shape = run.block, run.shape
@@ -173,7 +218,7 @@ def _findings(line: int, problems: _Problems, custom_id: str | None) -> list[Fin
 
 
 def _cut(custom_id: str) -> str:
-    """Return a custom_id fit for a finding: short, and without half characters, which no JSON encoder would write."""
+    """Return a custom_id fit for a finding: short, and without lone surrogates, which JSON encoders refuse."""
     return custom_id[:SHOWN].encode(errors="backslashreplace").decode()
 
 
@@ -197,97 +242,15 @@ def _object(line: Line, max_line_bytes: int, problems: _Problems) -> dict[str, A
         value = parsed.value
     if isinstance(value, dict):
         return value
-    message = f"The line is {_kind(value)}, not a JSON object. Write one request object per line."
+    message = f"The line is {kind_of(value)}, not a JSON object. Write one request object per line."
     problems.append((Code.INVALID_JSON_LINE, message))
     return None
 
 
-def _kind(value: object) -> str:
-    """Return the JSON name of the value's type, with its article."""
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "a boolean"
-        case int() | float():
-            return "a number"
-        case str():
-            return "a string"
-        case list():
-            return "an array"
-        case _:
-            return "an object"
-
-
-def _lacks(members: dict[str, Any], name: str) -> str:
-    """Return in words why the member `name` is not what it should be."""
-    return f"is {_kind(members[name])}" if name in members else "is missing"
-
-
 def _custom_id(request: dict[str, Any], problems: _Problems) -> str | None:
-    custom_id = request.get("custom_id")
+    custom_id = request.get("custom_id", MISSING)
     if isinstance(custom_id, str) and custom_id:
         return custom_id
-    lacks = "is empty" if custom_id == "" else _lacks(request, "custom_id")
+    lacks = "is empty" if custom_id == "" else f"is {kind_of(custom_id)}"
     problems.append((Code.INVALID_REQUEST, f"custom_id {lacks}. Set it to a string that no other line has."))
     return None
-
-
-def _check_method(request: dict[str, Any], problems: _Problems) -> None:
-    if request.get("method") != "POST":
-        lacks = 'is not "POST"' if "method" in request else "is missing"
-        problems.append((Code.INVALID_REQUEST, f'method {lacks}. Set it to "POST", the only one that a batch takes.'))
-
-
-def _url(request: dict[str, Any], allowed_urls: frozenset[str], problems: _Problems) -> str | None:
-    url = request.get("url")
-    if isinstance(url, str) and url in allowed_urls:
-        return url
-    lacks = f'"{shown(url)}" is not allowed' if isinstance(url, str) else _lacks(request, "url")
-    choice = ", ".join(sorted(allowed_urls))
-    problems.append((Code.INVALID_REQUEST, f"url {lacks}. Set it to one of {choice} (the setting ALLOWED_URLS)."))
-    return None
-
-
-def _body(request: dict[str, Any], problems: _Problems) -> dict[str, Any] | None:
-    body = request.get("body")
-    if isinstance(body, dict):
-        return body
-    lacks = _lacks(request, "body")
-    problems.append((Code.INVALID_REQUEST, f"body {lacks}. Set it to the JSON object that a single call would send."))
-    return None
-
-
-def _deployment(body: dict[str, Any], fill_in: str | None, problems: _Problems) -> tuple[str | None, bool]:
-    """Return the line's deployment, None if it has none that is valid, and whether it is `fill_in`, from the rules."""
-    model = body.get("model")
-    if isinstance(model, str) and model and model != PLACEHOLDER and len(model) <= LONGEST_MODEL:
-        return model, False
-    if model is not None and not isinstance(model, str):
-        lacks = f"is {_kind(model)}, not a string"
-    elif model and len(model) > LONGEST_MODEL:
-        lacks = f"has {len(model):,} characters, which no deployment's name has"
-    elif fill_in is not None:
-        return fill_in, True
-    else:
-        lacks = f"is still the placeholder {PLACEHOLDER}" if model else "is missing or empty"
-    cure = "Set it to the name of your global batch deployment, or set the blob's metadata `deployment` to fill it in"
-    problems.append((Code.INVALID_REQUEST, f"body.model {lacks}. {cure}."))
-    return None, False
-
-
-def _check_body(body: dict[str, Any], url: str | None, problems: _Problems) -> None:
-    def invalid(message: str) -> None:
-        problems.append((Code.INVALID_REQUEST, message))
-
-    if url is not None:
-        if url.endswith("/chat/completions"):
-            messages = body.get("messages")
-            if not isinstance(messages, list) or not messages:
-                invalid(f"body.messages is missing, empty or not a list. Set it: {url} needs at least one message.")
-        elif url.endswith("/responses") and body.get("input") is None:
-            invalid(f"body.input is missing. Set it: {url} needs an input.")
-    if body.get("stream") is True:
-        invalid("body.stream is true, and a batch cannot stream. Remove it.")
-    if "data_sources" in body:
-        invalid("body.data_sources (On Your Data) is not supported in a batch. Remove it.")

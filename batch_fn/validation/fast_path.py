@@ -1,72 +1,80 @@
-"""What the lines of a drop have in common: those like one already accepted are checked many at a time, by calls into C.
+"""Checks lines that are alike many at a time, in C, instead of one by one.
 
-The lines of a drop are mostly written by one program: the same keys in the same order, only the texts differ. A Shape
-is a pattern made from an accepted line: its keys, brackets, spaces, constants, method, url and model as they are, its
-other strings and numbers free, a list of like elements of any length but none. What holds for the line then holds for
-every line that the pattern matches, but for what stands within strings, and that msgspec checks.
+Most drops are written by one program: the same keys in the same order, only the texts differ. A template is a regular
+expression made from an accepted line. It keeps the line's keys, brackets, spaces, constants and the kind of each value,
+and the JSON text at some paths. Other strings and numbers may differ, and a list of like elements may have any number
+of them but none. What a rule reads is therefore the same for every line that the template matches (line_rules.py). The
+contents of strings are then checked by msgspec.
 """
 
+import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Set
 
 import msgspec
 
 from batch_fn.validation.lines import LineBlock
 
-LEARN_AFTER = 16  # lines: a pattern takes a millisecond to compile, which does not pay in a small drop
-MOST_SHAPES = 16  # of a drop: a line that has none of them has been tried against all
-MOST_TOKENS = 2000  # of a line that is learnt: what compiles in a few milliseconds
+LEARN_AFTER = 16  # lines: a template takes a millisecond to compile, which does not pay in a small drop
+MAX_TEMPLATES = 16  # of a drop: a line that matches none has been tried against all
+MAX_LEARN_TRIES = 64  # of a drop: lines that no template can be made from cost time as well
+MAX_LEARN_BYTES = 64 * 1024  # of a line that is learnt: what is longer is as fast on the careful path
+MAX_TOKENS = 2000  # of a line that is learnt: what compiles in a few milliseconds
 
-# A quote after one backslash, or three, is within the string. After five it is not looked into: the line has no shape.
+# A quote after one or three backslashes is within the string. A line with five in a row matches no template.
 _STRING = rb'"[^"]*+(?:(?:(?<=[^\\]\\)|(?<=[^\\]\\\\\\))"[^"]*+)*+(?<!\\\\\\\\\\)"'
 _PLAIN_STRING = rb'"[^"]*+"'  # where there is no backslash at all
 _NUMBER = rb"-?+(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][-+]?+[0-9]++)?+"
-_CUSTOM_ID = rb'"([^"\\]++)"'  # one with an escape is left to the careful way
+_CUSTOM_ID = rb'"([^"\\]++)"'  # one with an escape is left to the careful path
 _TOKEN = re.compile(rb'([ \t\r]*+)("(?:[^"\\]++|\\.)*+"|[{}\[\]:,]|[^ \t\r{}\[\]:,"]++)', re.DOTALL)
-_KEPT = {("method",), ("url",), ("body", "model")}  # the strings that a check looks at
-_REST = rb"|.+"  # the first line that is not like the others, and all after it: nothing is searched for
+_REST = rb"|.+"  # the first line that does not match, with all lines after it: the rest is not searched
 _SKIP = msgspec.json.Decoder(msgspec.Raw).decode_lines
 
-
 type Find = Callable[[bytes, int, int], list[bytes]]
+type Token = tuple[bytes, bytes]
+"""The space before a token of JSON, and the token."""
 
 
 class LineTemplate(msgspec.Struct, frozen=True):
-    """What lines of one pattern have in common."""
+    """What the lines that match one template have in common."""
 
     custom_ids: Find
-    """The custom_ids of the lines from one place on that match, and an empty one where not all match to the other."""
+    """Returns the custom_ids of the lines in a range that match, and a last empty one if not all lines match."""
     plain_custom_ids: Find
-    """The same where there is no backslash; it takes a seventh less."""
+    """The same for a range without a backslash; it is a seventh faster."""
     overhead: int
-    """How many characters a line has around its body, its custom_id left out, and its line feed counted in."""
+    """The characters of a line around its body: without its custom_id, with its line feed."""
     url: str
     deployment: str
     filled: bool
 
 
 class Match(msgspec.Struct, frozen=True):
-    """Lines that stand together and match one pattern."""
+    """Lines that follow one another and match one template."""
 
     block: LineBlock
     shape: LineTemplate
     custom_ids: list[bytes]
-    """Of each line; none if the lines have to be looked at: what stands in a string of theirs is not JSON."""
+    """One for each line; none if the content of some string is not JSON, and the careful path must say which."""
     characters: int
-    """Of all the bodies."""
+    """The total of the bodies."""
 
 
 class LineTemplates:
-    """The shapes of the lines of a drop that were accepted so far, the one last seen first."""
+    """The templates of the lines of a drop that were accepted so far, the last used first.
 
-    def __init__(self) -> None:
-        self._shapes: list[LineTemplate] = []
-        self._learnt = 0
+    `literal` are the paths at which a line must have the same JSON text as the line that was learnt.
+    """
+
+    def __init__(self, literal: Set[tuple[str, ...]]) -> None:
+        self._literal = literal
+        self._templates: list[LineTemplate] = []
+        self._lines = self._tries = 0
 
     def run(self, block: LineBlock) -> Match | None:
-        """Return the first lines of a block that are like one that was accepted, None if not even the first line is."""
+        """Return the first lines of a block that match one template, None if the first line matches none."""
         plain = block.chunk.find(b"\\", block.begin, block.end) < 0
-        for shape in self._shapes:
+        for shape in self._templates:
             find = shape.plain_custom_ids if plain else shape.custom_ids
             custom_ids = find(block.chunk, block.begin, block.end)
             if not custom_ids[-1]:
@@ -76,29 +84,44 @@ class LineTemplates:
                 break
         else:
             return None
-        if shape is not self._shapes[0]:
-            self._shapes.remove(shape)
-            self._shapes.insert(0, shape)
+        if shape is not self._templates[0]:
+            self._templates.remove(shape)
+            self._templates.insert(0, shape)
         return _checked(block, shape, custom_ids)
 
     def learn(self, raw: bytes, custom_id: str, characters: int, url: str, deployment: str, *, filled: bool) -> None:
-        """Remember the shape of the line `raw`, which was accepted, and whose body has that many characters."""
-        self._learnt += 1
-        if self._learnt < LEARN_AFTER or len(self._shapes) == MOST_SHAPES:
+        """Make a template from the accepted line `raw`, whose body has that many characters."""
+        self._lines += 1
+        if (
+            self._lines < LEARN_AFTER
+            or len(raw) > MAX_LEARN_BYTES
+            or self._tries == MAX_LEARN_TRIES
+            or len(self._templates) == MAX_TEMPLATES
+        ):
             return
-        custom_ids, plain = _finder(raw, _STRING), _finder(raw, _PLAIN_STRING)
+        self._tries += 1
+        some = list(itertools.islice(tokens(raw), MAX_TOKENS + 1))
+        if len(some) > MAX_TOKENS:
+            return
+        custom_ids, plain = (_finder(some, string, self._literal) for string in (_STRING, _PLAIN_STRING))
         if custom_ids and plain:
             overhead = len(raw.decode().rstrip(" \t\r")) + 1 - characters - len(custom_id)
-            self._shapes.insert(0, LineTemplate(custom_ids, plain, overhead, url, deployment, filled))
+            self._templates.insert(0, LineTemplate(custom_ids, plain, overhead, url, deployment, filled))
 
 
-def _finder(raw: bytes, string: bytes) -> Find | None:
-    pattern = _Writer(raw, string).pattern()
+def tokens(raw: bytes) -> Iterator[Token]:
+    """Yield the tokens of a valid line one by one, as far as they are asked for."""
+    for match in _TOKEN.finditer(raw):
+        yield match[1], match[2]
+
+
+def _finder(some: list[Token], string: bytes, literal: Set[tuple[str, ...]]) -> Find | None:
+    pattern = _Writer(some, string, literal).pattern()
     return None if pattern is None else re.compile(pattern + rb"\n" + _REST, re.DOTALL).findall
 
 
 def _checked(block: LineBlock, shape: LineTemplate, custom_ids: list[bytes]) -> Match:
-    """Return the lines as a run, once it is seen that what stands in their strings is JSON, and UTF-8."""
+    """Return the lines as a match, with custom_ids if the contents of their strings are JSON and UTF-8."""
     content = memoryview(block.chunk)[block.begin : block.end]
     together = b"".join(custom_ids)
     try:
@@ -111,46 +134,58 @@ def _checked(block: LineBlock, shape: LineTemplate, custom_ids: list[bytes]) -> 
 
 
 class _Writer:
-    """Writes the pattern of one line, which is valid JSON; `string` is that of each string which may differ."""
+    """Writes the pattern of one valid line; `string` is the pattern of each string that may differ."""
 
-    def __init__(self, raw: bytes, string: bytes) -> None:
-        self._string = string
-        self._tokens: list[tuple[bytes, bytes]] = _TOKEN.findall(raw)
+    def __init__(self, some: list[Token], string: bytes, literal: Set[tuple[str, ...]]) -> None:
+        self._tokens, self._string, self._literal = some, string, literal
         self._next = 0
-        self._free_outside = False
+        self._free_outside = self._has_group = False
 
     def pattern(self) -> bytes | None:
         """Return the line's pattern, whose group is the custom_id; None if it has none.
 
-        That is so if it is too large, a key or the custom_id is written with an escape, or, outside the body, more than
-        the custom_id may differ from line to line.
+        That is so if a key or the custom_id has an escape, if the custom_id is literal, or if another value outside the
+        body may differ from line to line.
         """
-        keys = (one[1] for one, two in zip(self._tokens, self._tokens[1:], strict=False) if two[1] == b":")
-        if len(self._tokens) > MOST_TOKENS or any(b"\\" in key for key in keys):
+        keys = (one[1] for one, two in itertools.pairwise(self._tokens) if two[1] == b":")
+        if any(b"\\" in key for key in keys):
             return None
         pattern = self._value(())
-        return None if self._free_outside else pattern
+        return pattern if self._has_group and not self._free_outside else None
 
-    def _take(self) -> tuple[bytes, bytes]:
-        """Return the next token: the space before it, and itself."""
+    def _take(self) -> Token:
+        """Return the next token: the pattern of the space before it, and itself."""
         self._next += 1
         space, token = self._tokens[self._next - 1]
         return re.escape(space), token
 
     def _value(self, path: tuple[str, ...]) -> bytes:
         """Return the pattern of the next value, which is at `path`."""
+        if path in self._literal:
+            return self._text()
         space, token = self._take()
         if token == b"{":
             return space + rb"\{" + self._members(path)
         if token == b"[":
             return space + rb"\[" + self._elements(path)
         if path == ("custom_id",) and b"\\" not in token:
+            self._has_group = True
             return space + _CUSTOM_ID
         free = _NUMBER if token[:1] in b"-0123456789" else self._string if token.startswith(b'"') else None
-        if free is None or path in _KEPT:
+        if free is None:
             return space + re.escape(token)
         self._free_outside |= path[0] != "body"
         return space + free
+
+    def _text(self) -> bytes:
+        """Return the pattern that only the text of the next value matches."""
+        text, depth = b"", 0
+        while True:
+            space, token = self._take()
+            text += space + re.escape(token)
+            depth += (token in (b"{", b"[")) - (token in (b"}", b"]"))
+            if not depth:
+                return text
 
     def _members(self, path: tuple[str, ...]) -> bytes:
         members = b""
@@ -168,7 +203,7 @@ class _Writer:
         if token == b"]":
             self._next += 1
             return re.escape(space) + rb"\]"
-        path = (*path, "[]", "")  # never one of those that are kept
+        path = (*path, "[]", "")  # no path leads into an array
         first = self._value(path)
         others: list[bytes] = []
         while True:

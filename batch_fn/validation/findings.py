@@ -1,4 +1,4 @@
-"""Every finding code, a finding, and the findings of a drop."""
+"""The codes of findings, a finding, and the findings of a drop."""
 
 from collections.abc import Iterator
 from enum import StrEnum
@@ -6,20 +6,26 @@ from typing import IO
 
 import msgspec
 
+REPORTED_FINDINGS = 100
+"""The number of findings in the report; the errors blob holds all of them."""
+
 DROP_GONE = "drop_gone"
 """Our own code: the version of the drop was overwritten or deleted before all of it was read."""
 
 INPUT_GONE = "input_gone"
 """Our own code: the copy of the lines, in the archive or the work container, was deleted while the job was running."""
 
-REPORTED_FINDINGS = 100
-"""The report holds the first findings; the errors blob holds all of them."""
-
 INVALID_GZIP = "invalid_gzip"
 """Our own code: the drop is gzip, and damaged, truncated or too large when it is unpacked."""
 
 NOT_PROCESSED = "not_processed"
-"""Our own code: the app could not do its work, though nothing is known to be wrong with the file."""
+"""Our own code: the app could not do its work, though no problem of the file is known."""
+
+TOO_MANY_FINDINGS = "too_many_findings"
+"""Our own code: the last of MAX_FINDINGS findings and one; the lines after it were not checked."""
+
+TOO_MANY_DEPLOYMENTS = "too_many_deployments"
+"""Our own code: the drop names more than MAX_DEPLOYMENTS deployments."""
 
 
 class Code(StrEnum):
@@ -37,8 +43,8 @@ class Code(StrEnum):
 class Finding(msgspec.Struct, frozen=True):
     """One reason why a drop was rejected.
 
-    `line` is the physical line of the drop, from 1. `message` says what to change. Of the drop's own text it holds only
-    names (custom_id, model, url, keys), cut to 100 characters. `custom_id` is cut as well, and None if it is not valid.
+    `line` is the physical line of the drop, from 1. `message` says what to change. The only text of the drop in it are
+    names (custom_id, model, url, keys), cut to 100 characters. `custom_id` is cut too, and None if it is not valid.
     """
 
     line: int
@@ -48,7 +54,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class Findings:
-    """All findings of a drop on disk, the first of them and their number in memory."""
+    """The findings of a drop: all of them on disk, the first ones and their number in memory."""
 
     def __init__(self, spool: IO[bytes]) -> None:
         self.count = 0
@@ -56,14 +62,14 @@ class Findings:
         self._spool = spool
 
     def add(self, finding: Finding) -> None:
-        """Keep one more."""
+        """Add one."""
         self.count += 1
         if len(self.first) < REPORTED_FINDINGS:
             self.first.append(finding)
         self._spool.write(msgspec.json.encode(finding) + b"\n")
 
     def replace_by(self, finding: Finding) -> None:
-        """Forget those found so far: this one says it all."""
+        """Drop the findings so far and keep only this one."""
         self._spool.seek(0)
         self._spool.truncate()
         self.count, self.first = 0, []

@@ -1,4 +1,4 @@
-"""A stream of chunks in, the lines of a drop out. In memory are never more than two chunks and two lines."""
+"""Cuts a stream of chunks into lines. Memory holds at most two chunks and two lines."""
 
 import itertools
 import sys
@@ -8,10 +8,10 @@ import msgspec
 
 BOM = b"\xef\xbb\xbf"  # the service refuses a file that begins with one, editors on Windows write one
 TOGETHER_BYTES = 128 * 1024
-"""Lines that are looked at together: few enough to stay in the processor's cache while they are."""
+"""The size of a block of lines that are checked together: it fits into the processor's cache."""
 
 NO_LIMIT = sys.maxsize
-"""As the limit of a line's bytes: for lines that were accepted before."""
+"""The limit for lines of blobs that the app wrote or accepted itself: only validation limits the bytes of a line."""
 
 _BLANK = b" \t\r"
 
@@ -33,8 +33,8 @@ class Line(msgspec.Struct, frozen=True, gc=False):
 class LineBlock(msgspec.Struct, frozen=True, gc=False):
     """Whole lines of a drop, each with its line feed: those of `chunk` from `begin` to `end`.
 
-    `offset` is the byte of the drop at which they begin. `ascii` says that they have no character outside ASCII for
-    sure. A line that is too long is a block of its own, of which there is but its size: `too_long`, in bytes.
+    `offset` is the byte of the drop at which they begin. If `ascii` is true, all characters are ASCII; if it is false,
+    they may be. An overlong line is a block of its own; only its size in bytes (`too_long`) is kept.
     """
 
     offset: int
@@ -54,13 +54,13 @@ class LineBlock(msgspec.Struct, frozen=True, gc=False):
         return LineBlock(self.offset, self.chunk, self.begin, end, self.ascii, self.too_long)
 
     def after(self, head: "LineBlock") -> "LineBlock | None":
-        """Return what comes after these lines, which are its first; None if nothing does."""
+        """Return the rest after `head`, which holds the first lines of this block; None if nothing is left."""
         if head.end == self.end:
             return None
         return LineBlock(self.offset + head.end - self.begin, self.chunk, head.end, self.end, self.ascii)
 
     def lines(self, number: int, max_line_bytes: int) -> Iterator[Line | None]:
-        """Yield the lines, the first of which has that number; None for a blank one."""
+        """Yield the lines, numbered from `number` on; None for a blank one."""
         if self.too_long:
             yield Line(number, self.offset, self.too_long, b"", too_long=True)
             return
@@ -76,11 +76,11 @@ class LineBlock(msgspec.Struct, frozen=True, gc=False):
             begin = feed + 1
 
 
-def lines(chunks: Iterable[bytes], max_line_bytes: int) -> Iterator[Line]:
-    """Yield the lines of the drop whose bytes are `chunks`, in order; where the chunks are cut makes no difference.
+def lines(chunks: Iterable[bytes], max_line_bytes: int = NO_LIMIT) -> Iterator[Line]:
+    """Yield the lines of the drop whose bytes are `chunks`, in order; the sizes of the chunks make no difference.
 
     Repaired on the way: a byte order mark, CRLF line ends, blank lines (counted, not yielded), a missing last line end.
-    A line of more than `max_line_bytes` bytes is yielded as too long, and its bytes are dropped while they arrive.
+    A line of more than `max_line_bytes` bytes is yielded as too long, and its bytes are dropped as they arrive.
     """
     number = 1
     for block in blocks(chunks, max_line_bytes):
@@ -91,9 +91,9 @@ def lines(chunks: Iterable[bytes], max_line_bytes: int) -> Iterator[Line]:
 
 
 def blocks(chunks: Iterable[bytes], max_line_bytes: int) -> Iterator[LineBlock]:
-    """Yield the same lines, some at a time: of TOGETHER_BYTES or of one line, whatever is more.
+    """Yield the same lines in blocks of at most TOGETHER_BYTES, or of one line if that is longer.
 
-    A block of several lines has none that is longer than `max_line_bytes`.
+    A block of several lines has no line longer than `max_line_bytes`.
     """
     most = min(TOGETHER_BYTES, max_line_bytes)
     offset, stream = _without_bom(chunks)
@@ -120,12 +120,12 @@ def blocks(chunks: Iterable[bytes], max_line_bytes: int) -> Iterator[LineBlock]:
 
 
 def _end(chunk: bytes, begin: int, most: int) -> int:
-    """Return where the whole lines from `begin` on end that have `most` bytes, or the first; 0 if there is none."""
+    """Return the end of the whole lines that fit into `most` bytes from `begin` on, or of the first; 0 if none ends."""
     return (chunk.rfind(b"\n", begin, begin + most) + 1) or (chunk.find(b"\n", begin + most) + 1)
 
 
 def _without_bom(chunks: Iterable[bytes]) -> tuple[int, Iterator[bytes]]:
-    """Return the size of the byte order mark (0 or 3 bytes), and the chunks that follow it."""
+    """Return the size of the byte order mark (0 or 3 bytes) and the chunks after it."""
     stream = iter(chunks)
     head = b""
     for chunk in stream:
@@ -137,7 +137,7 @@ def _without_bom(chunks: Iterable[bytes]) -> tuple[int, Iterator[bytes]]:
 
 
 def _line(piece: bytes, number: int, offset: int, max_line_bytes: int) -> Line | None:
-    """Return the line whose bytes up to the line feed are `piece`, None if it is blank."""
+    """Return the line whose bytes before the line feed are `piece`; None if it is blank."""
     raw = piece[:-1] if piece.endswith(b"\r") else piece
     if len(raw) > max_line_bytes:
         return Line(number, offset, len(raw), b"", too_long=True)
@@ -147,7 +147,7 @@ def _line(piece: bytes, number: int, offset: int, max_line_bytes: int) -> Line |
 
 
 class _Unfinished:
-    """The bytes of a line whose end has not arrived yet; beyond the limit it goes on counting and forgets the bytes."""
+    """The bytes of a line whose end has not arrived yet; over the limit only their number is kept."""
 
     def __init__(self, max_line_bytes: int) -> None:
         self.length = 0
@@ -166,7 +166,7 @@ class _Unfinished:
             self._held += piece
 
     def finish(self, offset: int) -> tuple[LineBlock, int]:
-        """Return the line, which begins at `offset`, and its bytes with its line feed; and be empty again."""
+        """Return the line, which begins at `offset`, and its size with its line feed; then start the next line."""
         length, held, last = self.length, bytes(self._held), self._last
         self.length, self._held, self._last = 0, bytearray(), b""
         if length > self._limit:

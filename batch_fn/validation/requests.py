@@ -1,13 +1,20 @@
-"""A request line: its facts, the rules for it, and edits that keep every other byte."""
+"""A request line: its facts, what it is checked against, and edits that keep every other byte."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
 import msgspec
 
 from batch_fn.validation import loose_json
 from batch_fn.validation.fast_path import Match
+from batch_fn.validation.lines import Line, lines
+
+PLACEHOLDER = "REPLACE-WITH-MODEL-DEPLOYMENT-NAME"
+"""The body.model of the samples in the documentation."""
+
+LONGEST_MODEL = 256
+"""Characters. The name of a deployment has at most 64, and a property of a table row holds at most 32K."""
 
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -16,12 +23,12 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     """One accepted line.
 
     `offset` is the byte of the drop at which the line begins (a byte order mark counts), `length` its bytes without the
-    line's end. `characters` is the length of the body's JSON text: the service estimates tokens as a quarter of it.
-    `filled` says that `deployment` came from the rules: the line is to go through fill_deployment on its way.
+    line end. `characters` is the length of the body as JSON text: the service estimates tokens as a quarter of it.
+    `filled` says that `deployment` comes from the rules: fill_deployment must write it into the line before it is sent.
     """
 
     requests: ClassVar[int] = 1
-    """How many these are; a Stretch is more."""
+    """The number of lines; a RequestRun has more."""
 
     line: int
     offset: int
@@ -34,9 +41,10 @@ class Request(msgspec.Struct, frozen=True, gc=False):
 
 
 class RequestRun(msgspec.Struct, frozen=True, gc=False):
-    """Accepted lines that stand together, with one line feed between them, and are of one url and deployment.
+    """Accepted lines that follow one another with one line feed between them, all of one url and deployment.
 
-    `line` and `offset` are the first one's, `length` (with the line feeds between) and `characters` those of all.
+    `line` and `offset` are those of the first line. `length` (line feeds between lines included) and `characters` are
+    totals.
     """
 
     line: int
@@ -50,10 +58,10 @@ class RequestRun(msgspec.Struct, frozen=True, gc=False):
     run: Match
 
     def each(self) -> Iterator[Request]:
-        """Yield them one by one."""
+        """Yield the lines one by one."""
         block, shape = self.run.block, self.run.shape
         for line, name in zip(block.lines(self.line, self.length), self.run.custom_ids, strict=True):
-            assert line is not None  # noqa: S101 - none that has a shape is blank
+            assert line is not None  # noqa: S101 - a line that matches a template is not blank
             text, custom_id = line.raw if block.ascii else line.raw.decode(), name.decode()
             characters = len(text) + 1 - shape.overhead - len(custom_id)
             yield Request(
@@ -62,11 +70,12 @@ class RequestRun(msgspec.Struct, frozen=True, gc=False):
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
-    """What a drop is checked against.
+    """The options and limits of a check.
 
-    `deployment` is put in where a line's body.model is missing or a placeholder. `mixed` allows the lines of one drop
-    to differ in url and deployment. `max_requests` is the service's own limit for a file. `max_line_bytes` is ours: a
-    line is held in memory, and 16 MiB is room for a few images in base64.
+    `deployment` replaces a body.model that is missing or a placeholder. `mixed` allows the lines of one drop to differ
+    in url and deployment, with at most `max_deployments` deployments. `max_requests` is the service's own limit for a
+    file. `max_line_bytes` is ours: a line is held in memory, and 16 MiB is room for a few images in base64. After
+    `max_findings` findings the rest of the drop is not read.
     """
 
     allowed_urls: frozenset[str] = frozenset(
@@ -74,14 +83,48 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     )
     max_line_bytes: int = 16 * 1024 * 1024
     max_requests: int = 100_000
+    max_findings: int = 10_000
+    max_deployments: int = 100
     deployment: str | None = None
     mixed: bool = False
 
 
-def fill_deployment(raw: bytes, deployment: str) -> bytes:
-    """Return the line `raw` with `deployment` as its body.model; every other value stays byte for byte what it was.
+def deployment_of(model: object, fill_in: str | None) -> tuple[str | None, bool]:
+    """Return the deployment of a line with that body.model, and whether it is `fill_in`; None if it has none.
 
-    For a line that check accepted: one whose body is not an object raises msgspec.DecodeError or KeyError.
+    `model` is None or msgspec.UNSET for a line that has none.
+    """
+    if isinstance(model, str) and model and model != PLACEHOLDER:
+        return (model if len(model) <= LONGEST_MODEL else None), False
+    if isinstance(model, str | None) or model is msgspec.UNSET:
+        return fill_in, fill_in is not None
+    return None, False
+
+
+def accepted_requests(chunks: Iterable[bytes], fill_in: str | None) -> Iterator[tuple[Request, bytes]]:
+    """Yield each request of a drop that was accepted before, with its line.
+
+    No limit and no rule applies: settings may have changed since the drop was accepted. `fill_in` is the deployment
+    that was given with the drop. Raises msgspec.DecodeError at a line that was never accepted.
+    """
+    for line in lines(chunks):
+        yield _accepted(line, fill_in), line.raw
+
+
+def _accepted(line: Line, fill_in: str | None) -> Request:
+    facts = _FACTS.decode(line.raw)
+    model = _MODEL.decode(facts.body).model
+    deployment, filled = deployment_of(model, fill_in)
+    if deployment is None:
+        raise msgspec.DecodeError(f"Line {line.number} has no deployment.")
+    characters = _characters(facts.body)
+    return Request(line.number, line.offset, line.length, facts.custom_id, facts.url, deployment, characters, filled)
+
+
+def fill_deployment(raw: bytes, deployment: str) -> bytes:
+    """Return the line `raw` with `deployment` as its body.model; every other value keeps its bytes.
+
+    The line must be an accepted one. Raises msgspec.DecodeError or KeyError if its body is not an object.
     """
     members = _MEMBERS.decode(raw)
     body = _MEMBERS.decode(members["body"])
@@ -135,11 +178,27 @@ class _WithBody(msgspec.Struct):
     body: msgspec.Raw
 
 
+class _WithModel(msgspec.Struct):
+    model: str | None = None
+
+
+class _WithFacts(msgspec.Struct):
+    custom_id: str
+    url: str
+    body: msgspec.Raw
+
+
 _CUSTOM_ID = msgspec.json.Decoder(_WithCustomId)
 _BODY = msgspec.json.Decoder(_WithBody)
+_MODEL = msgspec.json.Decoder(_WithModel)
+_FACTS = msgspec.json.Decoder(_WithFacts)
 
 
 def body_characters(raw: bytes) -> int:
-    """Return how many characters the JSON text of the body has, in the line `raw`, which is valid."""
-    body = bytes(_BODY.decode(raw).body)
-    return len(body) if body.isascii() else len(body.decode())
+    """Return the length in characters of the body's JSON text in the valid line `raw`."""
+    return _characters(_BODY.decode(raw).body)
+
+
+def _characters(value: msgspec.Raw) -> int:
+    text = bytes(value)
+    return len(text) if text.isascii() else len(text.decode())

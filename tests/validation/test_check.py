@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batch_fn.validation.check import PLACEHOLDER, check
+from batch_fn.validation.check import check
 from batch_fn.validation.custom_ids import CustomIds
 from batch_fn.validation.findings import Finding
 from batch_fn.validation.lines import lines
-from batch_fn.validation.requests import Request, Rules, custom_id_of, fill_deployment, with_custom_id
+from batch_fn.validation.requests import PLACEHOLDER, Request, Rules, custom_id_of, fill_deployment, with_custom_id
 from batch_fn.validation.strict_json import MAX_DEPTH, parse_if_flawless, shown
 
 CHAT = "/chat/completions"
@@ -106,7 +106,7 @@ def test_bom_crlf_blank_lines_and_a_missing_last_line_end_are_repaired() -> None
         (b"[1]", ["The line is an array", "one request object per line"]),
         (b'"text"', ["The line is a string"]),
         (b"null", ["The line is null"]),
-        (b"true", ["The line is a boolean"]),
+        (b"true", ["The line is true, not a JSON object"]),
         (b"1", ["The line is a number"]),
         (GOOD[:-1], ["cut off", f"the line ends at column {len(GOOD) - 1}", "on one line"]),
         (GOOD[:30], ["cut off: Unterminated string starting at column", "on one line"]),
@@ -203,7 +203,7 @@ MODEL_CURE = "Set it to the name of your global batch deployment, or set the blo
         (request(body=body(model=4)), f"body.model is a number, not a string. {MODEL_CURE}"),
         (
             request(body=body(model="m" * 40_000)),
-            f"body.model has 40,000 characters, which no deployment's name has. {MODEL_CURE}",
+            f"body.model has 40,000 characters; the name of a deployment has at most 256. {MODEL_CURE}",
         ),
         (request(body=body(model=PLACEHOLDER)), f"body.model is still the placeholder {PLACEHOLDER}. {MODEL_CURE}"),
         (request(body=body(messages=...)), "body.messages is missing, empty or not a list. Set it"),

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from batch_fn.core.jobs import Part
 from batch_fn.core.planning import Limits, Planner
 from batch_fn.validation.check import check, validate_blocks
-from batch_fn.validation.fast_path import LEARN_AFTER, MOST_SHAPES, LineTemplates, Match
+from batch_fn.validation.fast_path import LEARN_AFTER, MAX_TEMPLATES, LineTemplates, Match
 from batch_fn.validation.findings import Finding
+from batch_fn.validation.line_rules import LINE_RULES, literal_paths
 from batch_fn.validation.lines import LineBlock
 from batch_fn.validation.requests import Request, RequestRun, Rules
 
@@ -94,7 +95,7 @@ def both_ways(*raw: bytes, rules: Rules | None = None, chunk_bytes: int = 10**9)
 
 def learnt(*raw: bytes, url: str = "/chat/completions") -> LineTemplates:
     """The shapes of these lines."""
-    shapes = LineTemplates()
+    shapes = LineTemplates(literal_paths(LINE_RULES))
     for each in raw:
         request = json.loads(each)
         characters = len(json.dumps(request["body"], ensure_ascii=False))
@@ -197,7 +198,7 @@ def test_parts_are_the_same_whether_their_lines_come_together_or_one_by_one(
 def test_the_shapes_of_a_drop_are_bounded() -> None:
     lines = [b'{"custom_id": "a", "method": "POST", "body": {"k%d": ""}}' % number for number in range(100)]
     shapes = learnt(*lines, url="/responses")
-    assert sum(run_of(shapes, raw) is not None for raw in lines) == MOST_SHAPES
+    assert sum(run_of(shapes, raw) is not None for raw in lines) == MAX_TEMPLATES
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,112 @@
+"""What acceptance once let through, or laid into parts in a way that a later step could not send."""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from unittest.mock import patch
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from batch_fn.settings import Settings
+from batch_fn.validation.requests import PLACEHOLDER
+from tests.model.fakes import FakeService
+from tests.model.machine import NAMES, Delivery, Pipeline
+from tests.model.world import ON_BLOBS, SETTINGS, Answer, End, World
+
+FILLED_IN = "gpt"
+"""What the metadata of these drops say."""
+
+type Line = dict[str, object]
+
+
+def _line(custom_id: str, model: str | None, url: str = "/v1/chat/completions", padding: int = 0) -> Line:
+    body: dict[str, object] = {"messages": [{"role": "user", "content": f"Say {custom_id} of #."}]}
+    if model is not None:
+        body["model"] = model
+    if padding:
+        body["user"] = "x" * padding
+    return {"custom_id": custom_id, "method": "POST", "url": url, "body": body}
+
+
+def _jsonl(lines: list[Line]) -> bytes:
+    return b"\n".join(json.dumps(line).encode() for line in lines)
+
+
+@contextlib.contextmanager
+def _pipeline(settings: Settings = SETTINGS) -> Iterator[Pipeline]:
+    """Give the pipeline; at the end, every job has to come to its end and no rule may be broken."""
+    pipeline = Pipeline()
+    pipeline.world = World(settings)
+    try:
+        yield pipeline
+        pipeline.no_rule_is_broken()
+    finally:
+        pipeline.teardown()
+
+
+def _dropped(pipeline: Pipeline, content: bytes, metadata: dict[str, str] | None = None) -> None:
+    pipeline.world.drop(NAMES[0], content, metadata or {})
+    pipeline.the_event_of_a_drop_comes(name=NAMES[0], luck=None)
+
+
+def _all_is_sent(pipeline: Pipeline) -> None:
+    pipeline.time_passes(seconds=101)
+    pipeline.the_timer_ticks(luck=None)
+    while pipeline._visible():
+        pipeline.a_message_comes(pick=0, how=Delivery.ONCE, luck=None)
+
+
+def _all_fails(pipeline: Pipeline, how: Answer) -> None:
+    """Run every line of every open batch with that answer, until no batch is left."""
+    while batches := pipeline.world.open_batches():
+        for batch in batches:
+            while len(batch.answers) < len(batch.custom_ids):
+                pipeline.world.run_line(batch, how)
+            pipeline.world.end(batch, End.COMPLETED)
+        _all_is_sent(pipeline)
+
+
+models = st.sampled_from([None, "", PLACEHOLDER, FILLED_IN, FILLED_IN, "other", "third"])
+urls = st.sampled_from(["/v1/chat/completions", "/v1/chat/completions", "/chat/completions"])
+
+
+@contextlib.contextmanager
+def _watched(sent: list[tuple[str, Line]]) -> Iterator[None]:
+    """Note each line that the service is given, with the deployment of its part."""
+    create: Callable[..., object] = FakeService.create
+
+    def watched(service: FakeService, part: object) -> object:
+        blob, file_id = part.input_blob, part.file_id  # type: ignore[attr-defined]
+        content = service._blob(blob) if blob else service._file(file_id)
+        sent.extend((part.deployment, json.loads(raw)) for raw in content.splitlines())  # type: ignore[attr-defined]
+        return create(service, part)
+
+    with patch.object(FakeService, "create", watched):
+        yield
+
+
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
+@given(
+    st.lists(st.tuples(models, urls), min_size=1, max_size=14),
+    st.sampled_from([SETTINGS, ON_BLOBS, replace(SETTINGS, bundle_seconds=0)]),
+    st.none() | st.integers(40, 120),
+    st.sampled_from([Answer.ANSWERED, Answer.TRIPPED, Answer.FAILED]),
+)
+def test_each_line_that_is_sent_has_its_deployment_as_its_model(
+    mix: list[tuple[str | None, str]], settings: Settings, token_limit: int | None, answer: Answer
+) -> None:
+    """Wherever the line without a model stands in its part, on each attempt, split by quota and retried by a user."""
+    lines = [_line(f"id{number}", model, url) for number, (model, url) in enumerate(mix)]
+    sent: list[tuple[str, Line]] = []
+    with _watched(sent), _pipeline(settings) as pipeline:
+        pipeline.world.token_limit = token_limit
+        _dropped(pipeline, _jsonl(lines), {"deployment": FILLED_IN})
+        _all_is_sent(pipeline)
+        _all_fails(pipeline, answer)
+        if answer is Answer.FAILED and not pipeline.world.rows:
+            pipeline.a_user_retries_a_job(pick=0, luck=None)
+    assert {line["custom_id"] for _, line in sent} == {line["custom_id"] for line in lines}
+    for deployment, line in sent:
+        assert line["body"]["model"] == deployment  # type: ignore[index]
