@@ -1,4 +1,4 @@
-"""Storage queues: how work moves. A message may be lost, late or there twice; the ledger is the truth."""
+"""Storage queues: how work moves. A message may be lost, late or duplicated; the tables are the truth."""
 
 import contextlib
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Message(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a message of ours asks for: look at this drop, this job, or this attempt of its part."""
+    """The body of a message: process this drop, this job, or this attempt of its part."""
 
     job_id: str
     part: str = ""
@@ -21,7 +21,7 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class _Envelope(msgspec.Struct, frozen=True):
-    """Every body has one outer member: a top-level `id` and the like would override the trigger's own metadata."""
+    """Each body has one outer member: a top-level `id`, for instance, would override the trigger's own metadata."""
 
     job: Message
 
@@ -44,39 +44,39 @@ class Queues:
         self._poison = [queue(f"{name}-poison") for name in names]
 
     def poisoned(self) -> dict[str, int]:
-        """Return how many messages lie on each queue of what the host gave up on, about."""
+        """Return the approximate number of messages on each poison queue."""
         from azure.core.exceptions import ResourceNotFoundError
 
         counts = {}
         for queue in self._poison:
             counts[queue.queue_name] = 0
-            with contextlib.suppress(ResourceNotFoundError):  # the host makes it when it is needed
+            with contextlib.suppress(ResourceNotFoundError):  # the host creates it when it is needed
                 counts[queue.queue_name] = queue.get_queue_properties().approximate_message_count or 0
         return counts
 
     def drop(self, job_id: str, name: str) -> None:
-        """Ask for a drop to be taken in whose event was lost, or whose first reader did not come to its end."""
+        """Send the message to process a drop whose event was lost, or whose processing did not finish."""
         self._drop.send_message(encode(Message(job_id, name=name)))
 
     def submit(self, job_id: str, part: str, delay: int = 0) -> None:
-        """Ask for a part to be submitted, that many seconds from now."""
+        """Send the message to submit a part, to be delivered after that many seconds."""
         self._submit.send_message(encode(Message(job_id, part=part)), visibility_timeout=delay)
 
     def collect(self, job_id: str) -> None:
-        """Ask for the results of a job's ended parts to be collected."""
+        """Send the message to collect the results of a job's ended parts."""
         self._collect.send_message(encode(Message(job_id)))
 
     def completed(self, job_id: str, status: str, report: str) -> None:
-        """Tell whoever listens that a job is done, and where its report is."""
+        """Send the message that a job is done, with the path of its report."""
         body = {"job": {"job_id": job_id, "status": status, "report": report}}
         self._completed.send_message(msgspec.json.encode(body).decode(), time_to_live=-1)
 
 
 def parse_message(body: bytes) -> Message:
-    """Return what a message of ours asks for. Raises: msgspec.DecodeError."""
+    """Return the message of a body. Raises: msgspec.DecodeError."""
     return msgspec.json.decode(body, type=_Envelope).job
 
 
 def encode(message: Message) -> str:
-    """Return the body of a message of ours."""
+    """Return the body of a message."""
     return msgspec.json.encode(_Envelope(message)).decode()
