@@ -1,4 +1,4 @@
-"""What every step works with: the settings, the ledger, the containers, the queues and the service, made once."""
+"""What every step works with: settings, tables, blobs, queues and the service, each created once."""
 
 import functools
 import logging
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class App:
-    """The app's hands, each made when it is first used: a trigger that needs no OpenAI client does not pay for one."""
+    """Clients, created on first use, so that a trigger imports only the SDKs it needs."""
 
     settings: Settings
     signed_in: bool = False
-    """A person runs it, signed in with `az login` for instance; else it is the managed identity of an app."""
+    """True for the command line: use DefaultAzureCredential instead of the managed identity."""
 
     @cached_property
     def blobs(self) -> "Blobs":
@@ -101,7 +101,7 @@ class App:
 
 @functools.cache
 def get_app() -> App:
-    """Return the app of this process, made on the first call. Raises: SettingError."""
+    """Return the app of this process, created on the first call. Raises: SettingError."""
     # The Azure SDK logs two INFO records for each call it makes; the OpenAI client's HTTP library logs one.
     for name in ("azure.core.pipeline.policies.http_logging_policy", "httpx2"):
         logging.getLogger(name).setLevel(logging.WARNING)

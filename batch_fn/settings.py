@@ -1,7 +1,7 @@
-"""Every setting: its name in the environment, its default and what it means.
+"""Every setting: its environment variable, its default and its meaning.
 
-`Settings.read()` is called once, at start. A setting that is missing or wrong stops the app with an error that
-names it, rather than a job an hour later.
+`Settings.read()` is called once, at start. A missing or invalid setting stops the app with an error that names it,
+instead of failing a job later.
 """
 
 import math
@@ -40,7 +40,7 @@ setting may change at any time."""
 
 
 class SettingError(Exception):
-    """A setting is missing or wrong; the sentence names it and says what it takes."""
+    """A setting is missing or invalid; the sentence names it and states what it takes."""
 
 
 def parse_text(value: str) -> str:
@@ -49,7 +49,7 @@ def parse_text(value: str) -> str:
 
 
 def parse_int(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
-    """Return a parser of whole numbers between these bounds; its docstring says what the setting takes."""
+    """Return a parser of integers within these bounds; its docstring states what the setting takes."""
 
     def parse(value: str) -> int:
         number = int(value)
@@ -96,7 +96,7 @@ def parse_prices(value: str) -> Mapping[str, tuple[float, float]]:
 
 
 def parse_choice(*choices: str) -> Callable[[str], str]:
-    """Return a parser that takes one of these words; its docstring lists them."""
+    """Return a parser that accepts one of these words; its docstring lists them."""
 
     def parse(value: str) -> str:
         if value not in choices:
@@ -108,7 +108,7 @@ def parse_choice(*choices: str) -> Callable[[str], str]:
 
 
 def _setting[T](name: str, default: T, parse: Callable[[str], T]) -> T:
-    """A field of `Settings` that is read from the environment variable `name`."""
+    """Return a field of `Settings` that is read from the environment variable `name`."""
     return field(default=default, metadata={"name": name, "parse": parse})
 
 
@@ -118,11 +118,11 @@ def _secret(name: str) -> str | None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """What the app runs with. Sizes are bytes, times are seconds."""
+    """The app's settings. Sizes are in bytes, times in seconds."""
 
-    # Where things are
+    # Connections
     storage: str | None = _secret("BatchStorage")
-    """Connection string of the storage account; left out where the service URIs and a managed identity are used."""
+    """Connection string of the storage account; not set if the service URIs and a managed identity are used."""
     storage_blob_uri: str = _setting("BatchStorage__blobServiceUri", "", parse_text)
     storage_queue_uri: str = _setting("BatchStorage__queueServiceUri", "", parse_text)
     storage_table_uri: str = _setting("BatchStorage__tableServiceUri", "", parse_text)
@@ -131,7 +131,7 @@ class Settings:
     openai_endpoint: str = _setting("AZURE_OPENAI_ENDPOINT", "", parse_text)
     """`https://<resource>.openai.azure.com`; a resource without a custom sub-domain does not work with batch."""
     openai_api_key: str | None = _secret("AZURE_OPENAI_API_KEY")
-    """Left out: Microsoft Entra ID through DefaultAzureCredential."""
+    """Not set: Microsoft Entra ID through DefaultAzureCredential."""
     openai_api_version: str = _setting("AZURE_OPENAI_API_VERSION", "v1", parse_text)
     """`v1`, or a dated version such as `2024-10-21`, which uses the dated routes."""
 
@@ -142,30 +142,30 @@ class Settings:
     reports_container: str = _setting("REPORTS_CONTAINER", "batch-reports", parse_text)
     archive_container: str = _setting("ARCHIVE_CONTAINER", "batch-archive", parse_text)
     work_container: str = _setting("WORK_CONTAINER", "batch-work", parse_text)
-    """Ours: picked lines and the results of parts, deleted when their job is done."""
+    """Internal: picked lines and the results of parts, deleted when their job is done."""
     drop_queue: str = _setting("DROP_QUEUE", "batch-drop", parse_text)
-    """Drops that the tick found: their event was lost, or whoever read them died."""
+    """Drops that the tick found: their event was lost, or their processing did not finish."""
     submit_queue: str = _setting("SUBMIT_QUEUE", "batch-submit", parse_text)
     collect_queue: str = _setting("COLLECT_QUEUE", "batch-collect", parse_text)
     completed_queue: str = _setting("COMPLETED_QUEUE", "batch-completed", parse_text)
-    """One message for each finished job, for whoever wants to pull them."""
+    """One message for each finished job, for consumers to read."""
     jobs_table: str = _setting("JOBS_TABLE", "BatchJobs", parse_text)
-    """One row for each finished job, for ever: the history, and what tells a repeated event from a new drop."""
+    """One row for each finished job, for ever: the history, which also detects repeated events."""
     deployments_table: str = _setting("DEPLOYMENTS_TABLE", "BatchDeployments", parse_text)
-    """One row for each deployment: what is known of its token quota."""
+    """One row for each deployment, with what is known of its token quota."""
     work_table: str = _setting("WORK_TABLE", "BatchWork", parse_text)
-    """Work in hand: a partition for each unfinished job, with its own row and those of its parts."""
+    """Active jobs: a partition for each, with its own row and those of its parts."""
 
-    # When
+    # Triggers
     trigger_source: str = _setting("DROP_SOURCE", "EventGrid", parse_choice("EventGrid", "LogsAndContainerScan"))
-    """How the host learns of a drop. Flex Consumption takes EventGrid only; `func start` on Azurite needs the scan."""
+    """How the host detects a drop. Flex Consumption supports EventGrid only; `func start` on Azurite needs the scan."""
     tick_schedule: str = _setting("TICK_SCHEDULE", "0 * * * * *", parse_text)
     """NCRONTAB of six fields. The service advises 60 seconds or more between polls."""
 
     tick_seconds: int = _setting("TICK_SECONDS", 45, parse_int(1))
-    """How long a tick may go on asking for batches; what it did not get to, the next one does."""
+    """How long a tick may poll batches; the next tick polls the rest."""
 
-    # What a drop may be
+    # Limits of a drop
     allowed_urls: frozenset[str] = _setting(
         "ALLOWED_URLS",
         frozenset({"/chat/completions", "/v1/chat/completions", "/responses", "/v1/responses"}),
@@ -184,56 +184,56 @@ class Settings:
     """How long a blob of zero bytes must be unchanged before it counts as a drop; its writer may not be done before."""
 
     mixed_files: str = _setting("MIXED_FILES", "split", parse_choice("split", "reject"))
-    """A drop of several deployments or urls: one part for each of them, or findings (model_mismatch, url_mismatch)."""
+    """A drop of several deployments or URLs: one part for each of them, or findings (model_mismatch, url_mismatch)."""
 
-    # What a part may be: a drop over these becomes several parts. Source of both limits: how-to, "Batch limits".
+    # Limits of a part: a larger drop becomes several parts. Source of both limits: how-to, "Batch limits".
     max_part_bytes: int = _setting("MAX_PART_BYTES", 0, parse_int(0))
-    """0: what the service takes, 200 MB in an upload and 1 GB in a blob."""
+    """0: the service's limit, 200 MB for an upload and 1 GB for a blob."""
     max_part_requests: int = _setting("MAX_PART_REQUESTS", 100_000, parse_int(1))
 
     # How a part is sent
     submit_mode: str = _setting("SUBMIT_MODE", "upload", parse_choice("upload", "blob"))
     """`blob`: the service reads the input from blob storage and writes the results there; nothing is uploaded."""
     bundle_seconds: int = _setting("BUNDLE_SECONDS", 30, parse_int(0, 3600))
-    """How long a small part waits for others of the same deployment and url, to share a batch; 0: not at all."""
+    """How long a small part waits for others of the same deployment and URL to share a batch; 0: not at all."""
     bundle_bytes: int = _setting("BUNDLE_BYTES", 1_000_000, parse_int(0))
-    """Up to which size a part counts as small."""
+    """Maximum size of a small part."""
     max_attempts: int = _setting("MAX_ATTEMPTS", 3, parse_int(1, 99))
-    """How many batches a line may go through before its failure is final."""
+    """Number of batches after which the failure of a line is final."""
     file_expiry_seconds: int = _setting("FILE_EXPIRY_SECONDS", 14 * DAY, parse_int(0, 30 * DAY))
     """Expiry set on each uploaded file (1,209,600 to 2,592,000 at the service), 0 for none. With it the service
     holds 10,000 files, without it 500."""
     delete_service_files: bool = _setting("DELETE_SERVICE_FILES", True, parse_bool)
     """Delete a job's files at the service once its results are durable here."""
     claim_seconds: int = _setting("CLAIM_SECONDS", 900, parse_int(1))
-    """How long an instance may hold a part while it uploads and creates; after that another may take it over."""
+    """How long an instance may hold a part for upload and create; then another may take it over."""
     settle_seconds: int = _setting("SETTLE_SECONDS", 300, parse_int(0))
-    """How long after a lost create the service may still bring the batch to light; only then is it created again."""
+    """How long after a lost create its batch may still appear at the service; only then is it created again."""
     environment_wait_seconds: int = _setting("ENVIRONMENT_WAIT_SECONDS", 7 * DAY, parse_int(1))
     """How long work waits for storage, the service, an identity or disk space before it is given up, with a report."""
     token_limits: Mapping[str, int] = _setting("TOKEN_LIMITS", MappingProxyType({}), parse_limits)
-    """Enqueued tokens that a deployment takes, as `name=tokens, name=tokens`; left out: what the service tells."""
+    """Enqueued tokens that a deployment accepts, as `name=tokens, name=tokens`; default: what the service states."""
     patience_seconds: int = _setting("PATIENCE_SECONDS", 3600, parse_int(0))
-    """How long a part may be passed over by younger ones that fit; after that it holds the line."""
+    """How long younger parts that fit may overtake a part; then they wait behind it."""
     resend_seconds: int = _setting("RESEND_SECONDS", 600, parse_int(1))
-    """How long a step may stay unstarted before the tick sends its message again."""
+    """How long a step may not have started before the tick sends its message again."""
     trouble_seconds: int = _setting("TROUBLE_SECONDS", 30, parse_int(1))
-    """How long a part waits after the service was busy and did not say for how long."""
+    """How long a part waits after the service was busy and named no time."""
     quota_backoff_seconds: int = _setting("QUOTA_BACKOFF_SECONDS", 300, parse_int(1))
     """First wait of a deployment after `token_limit_exceeded`; doubled with each refusal, up to sixteenfold."""
 
-    # What is told of it
+    # Reporting
     prices: Mapping[str, tuple[float, float]] = _setting("PRICES", MappingProxyType({}), parse_prices)
-    """What a million tokens of a deployment cost, as `name=prompt/completion, ...`; without it no cost is told."""
+    """Cost of a million tokens of a deployment, as `name=prompt/completion, ...`; without it no cost is reported."""
     telemetry: str = _setting("TELEMETRY", "off", parse_choice("off", "otlp"))
-    """`otlp`: spans and metrics go to where OTEL_EXPORTER_OTLP_ENDPOINT says; `off` costs nothing."""
+    """`otlp`: spans and metrics go to OTEL_EXPORTER_OTLP_ENDPOINT; `off` costs nothing."""
 
     @classmethod
     def read(cls, environment: Mapping[str, str] = os.environ) -> Self:
-        """Return the settings that `environment` holds.
+        """Return the settings from `environment`.
 
         Raises:
-            SettingError: naming the first setting that is missing or wrong.
+            SettingError: names the first setting that is missing or invalid.
         """
         values: dict[str, Any] = {}
         for each in fields(cls):
@@ -250,7 +250,7 @@ class Settings:
         return settings
 
     def _check(self) -> None:
-        """Check what no single setting can say. Raises: SettingError."""
+        """Check what depends on more than one setting. Raises: SettingError."""
         uris = (self.storage_blob_uri, self.storage_queue_uri, self.storage_table_uri)
         if not self.storage and not all(uris):
             raise SettingError(
@@ -274,7 +274,7 @@ class Settings:
 
     @property
     def part_bytes(self) -> int:
-        """The maximum bytes that a part may have."""
+        """Maximum size of a part."""
         return self.max_part_bytes or (1_000_000_000 if self.submit_mode == "blob" else 200_000_000)
 
     @property

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from batch_fn.cli.commands import commands
-from batch_fn.core.batches import PERMANENT_FAILURES
+from batch_fn.core.batches import PERMANENT_FAILURES, REQUEST_TOO_LARGE
 from batch_fn.core.jobs import Estimate, Job, Outcome, PartState
 from batch_fn.core.report import report
 from batch_fn.core.results import NO_RESPONSE, RETRYABLE_CODES, RETRYABLE_STATUSES
@@ -142,7 +142,7 @@ def test_every_finding_code_is_in_the_table() -> None:
 def test_every_error_code_and_what_is_retried_is_in_the_table() -> None:
     text = section("report", "Error codes")
     retried = {str(status) for status in RETRYABLE_STATUSES} | RETRYABLE_CODES
-    assert set(first_cells(text)) == {NO_RESPONSE} | retried
+    assert set(first_cells(text)) == {NO_RESPONSE, REQUEST_TOO_LARGE} | retried
     assert {code for cells in rows(text) for code in re.findall(r"`([^`]+)`", cells[1])} == PERMANENT_FAILURES
 
 

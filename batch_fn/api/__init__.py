@@ -1,1 +1,1 @@
-"""HTTP routes and the page."""
+"""HTTP routes and the dashboard."""

@@ -1,4 +1,4 @@
-"""The page: one file that holds no data and asks for the key, and the headers that keep it so."""
+"""The dashboard: one static HTML file that asks for the key, and its security headers."""
 
 import base64
 import functools
@@ -11,13 +11,13 @@ PAGE = Path(__file__).with_name("dashboard.html")
 
 @functools.cache
 def page() -> str:
-    """Return the page's HTML."""
+    """Return the HTML of the page."""
     return PAGE.read_text(encoding="utf-8")
 
 
 @functools.cache
 def headers() -> dict[str, str]:
-    """Return the headers to send with the page: only its own script and style run, and only the app is called."""
+    """Return the headers of the page: only its own script and style run, and it calls only this app."""
     policy = (
         "default-src 'none'",
         f"script-src {_digest('script')}",
@@ -37,6 +37,6 @@ def headers() -> dict[str, str]:
 
 
 def _digest(tag: str) -> str:
-    """Return the source expression of the page's one inline element of that tag."""
+    """Return the CSP source expression of the page's inline element with that tag."""
     (content,) = re.findall(f"<{tag}>(.*?)</{tag}>", page(), re.DOTALL)
     return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"

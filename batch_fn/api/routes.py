@@ -1,6 +1,6 @@
-"""The HTTP API: one function for each route, which reads the query, asks the app and answers in JSON.
+"""The HTTP API: one function for each route, which reads the query, calls the app and answers in JSON.
 
-What cannot be done is answered with a problem detail, RFC 9457: a type to act upon and a sentence to read.
+An error is answered with a problem detail (RFC 9457): a type for programs and a sentence for people.
 """
 
 import traceback
@@ -57,7 +57,7 @@ def job(app: App, request: func.HttpRequest) -> func.HttpResponse:
 
 
 def cancel(app: App, request: func.HttpRequest) -> func.HttpResponse:
-    """POST /jobs/{id}/cancel: 202, or 200 if it has ended as cancelled already."""
+    """POST /jobs/{id}/cancel: 202, or 200 if it has already ended as cancelled."""
     from batch_fn.steps import cancelling
 
     def answer() -> func.HttpResponse:
@@ -69,7 +69,7 @@ def cancel(app: App, request: func.HttpRequest) -> func.HttpResponse:
 
 
 def retry(app: App, request: func.HttpRequest) -> func.HttpResponse:
-    """POST /jobs/{id}/retry: 202; the failed lines go again."""
+    """POST /jobs/{id}/retry: 202; the failed lines are sent again."""
     from batch_fn.steps import retrying
 
     def answer() -> func.HttpResponse:
@@ -93,8 +93,8 @@ def batches(app: App, request: func.HttpRequest) -> func.HttpResponse:
                 limit=query.number("limit", DEFAULT_LIMIT, MOST),
                 after=query.text("after"),
             )
-        except (PermanentServiceError, NotFoundError):  # the rest of the query is ours, so it does not know `after`
-            raise BadQueryError("after takes what the page before gave as after.") from None
+        except (PermanentServiceError, NotFoundError):  # the only input that reaches the service is `after`
+            raise BadQueryError("after takes the value of after from the previous page.") from None
         return _json(page)
 
     return _answer(request, answer)
@@ -106,7 +106,7 @@ def deployments(app: App, request: func.HttpRequest) -> func.HttpResponse:
 
 
 def usage(app: App, request: func.HttpRequest) -> func.HttpResponse:
-    """GET /usage: what the finished jobs of each day came to."""
+    """GET /usage: tokens and cost of finished jobs by day."""
 
     def answer() -> func.HttpResponse:
         days = Query(request.url).number("days", DEFAULT_DAYS, MOST_DAYS)
@@ -116,7 +116,7 @@ def usage(app: App, request: func.HttpRequest) -> func.HttpResponse:
 
 
 def health(app: App, request: func.HttpRequest) -> func.HttpResponse:
-    """GET /health: 200 if all is well, 503 if something is not."""
+    """GET /health: 200 if every check passes, else 503."""
 
     def answer() -> func.HttpResponse:
         found = check_health(app)
@@ -127,18 +127,18 @@ def health(app: App, request: func.HttpRequest) -> func.HttpResponse:
 
 
 class Query:
-    """The parameters of a request's query. Each method raises BadQueryError for a value that it does not take."""
+    """The parameters of a request's query. Each method raises BadQueryError for an invalid value."""
 
     def __init__(self, url: str) -> None:
-        # Not the request's own parameters: of one that is given twice, those hold the last.
+        # Not the request's own parameters: of a repeated one, those have only the last value.
         self._given = parse_qs(urlsplit(url).query)
 
     def text(self, name: str) -> str:
-        """Return a parameter, empty if it is not given."""
+        """Return a parameter, empty if it is absent."""
         return self._given.get(name, [""])[-1]
 
     def number(self, name: str, default: int, most: int) -> int:
-        """Return a whole number from 1 to `most`."""
+        """Return an integer from 1 to `most`."""
         text = self.text(name)
         if not text:
             return default
@@ -152,14 +152,14 @@ class Query:
         if not text:
             return None
         try:
-            # A plus that was not quoted comes as a blank.
+            # A plus sign that was not percent-encoded arrives as a space.
             time = datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
         except ValueError:
             raise BadQueryError(f"{name} takes a time such as 2026-11-24T06:31:22Z, or a day.") from None
         return time if time.tzinfo else time.replace(tzinfo=UTC)
 
     def words(self, name: str, known: frozenset[str]) -> frozenset[str]:
-        """Return the words that are asked for, repeated or parted by commas."""
+        """Return the given words; the parameter may be repeated or comma-separated."""
         wanted = frozenset(each for given in self._given.get(name, []) for each in given.split(",") if each)
         if not wanted <= known:
             raise BadQueryError(f"{name} takes {', '.join(sorted(known))}.")
@@ -169,12 +169,12 @@ class Query:
         """Return the id of a job."""
         text = self.text(name)
         if text and not is_job_id(text):
-            raise BadQueryError(f"{name} takes what the page before gave as {name}.")
+            raise BadQueryError(f"{name} takes the value of {name} from the previous page.")
         return text or None
 
 
 def _id(request: func.HttpRequest) -> str:
-    """Return the id in the request's path. Raises: NoSuchJobError, for what can be none."""
+    """Return the job id in the request's path. Raises: NoSuchJobError, if it has not the form of one."""
     given = str(request.route_params.get("id", ""))
     if not is_job_id(given):
         raise NoSuchJobError(given)
@@ -182,7 +182,7 @@ def _id(request: func.HttpRequest) -> str:
 
 
 def _answer(request: func.HttpRequest, answer: Callable[[], func.HttpResponse]) -> func.HttpResponse:
-    """Return the answer, or the problem detail of why there is none."""
+    """Return the answer, or the problem detail of an error."""
     from azure.core.exceptions import AzureError
 
     try:
@@ -191,13 +191,13 @@ def _answer(request: func.HttpRequest, answer: Callable[[], func.HttpResponse]) 
         return _problem(request, error.status, error.slug, error.title, str(error))
     except (TransientServiceError, AzureError) as error:
         log.warning("request_failed", path=urlsplit(request.url).path, error=type(error).__name__)
-        sentence = "Storage or Azure OpenAI did not answer as it should. Ask again in a moment."
+        sentence = "Storage or Azure OpenAI did not answer as expected. Try again in a moment."
         return _problem(request, HTTPStatus.SERVICE_UNAVAILABLE, "not-available", "Not available now", sentence)
-    except Exception as error:  # noqa: BLE001 - a mistake of ours, and what it says may hold anything
+    except Exception as error:  # noqa: BLE001 - our own error; its text may contain anything
         where = traceback.extract_tb(error.__traceback__)[-1]
         at = f"{PurePath(where.filename).name}:{where.lineno}"
         log.warning("request_broke", path=urlsplit(request.url).path, error=type(error).__name__, at=at)
-        sentence = "The app made a mistake of its own; its log says which. Jobs go on as before."
+        sentence = "The app failed with an internal error; its log has the details. Jobs are not affected."
         return _problem(request, HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "The app failed", sentence)
 
 

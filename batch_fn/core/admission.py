@@ -18,6 +18,10 @@ HOPELESS_AFTER = timedelta(days=1)
 deployment, and a batch takes about a day at most."""
 
 
+HOLDS_FOR = timedelta(days=1)
+"""How long a refused part may keep others waiting until the deployment is empty."""
+
+
 class Reason(StrEnum):
     """Why a part may go, or may not."""
 
@@ -87,10 +91,11 @@ def load_of(parts: Iterable[Part], *, now: datetime, patience: timedelta) -> Loa
 
 
 def _undecided(part: Part, now: datetime, patience: timedelta) -> bool:
-    """Return whether the service may still refuse the part; a batch that validates for too long is not waited for."""
-    if part.state is not PartState.OPEN:
-        return True
-    return part.batch_status == "validating" and (part.created_at is None or now - part.created_at < patience)
+    """Return whether the service may still refuse the part; no other part waits for longer than `patience` for that."""
+    if part.state is PartState.OPEN and part.batch_status != "validating":
+        return False
+    since = part.created_at or part.create_intent_at
+    return since is None or now - since < patience
 
 
 def decide(
@@ -148,9 +153,13 @@ def _precedence(
 
 
 def _goes_alone(part: Part, now: datetime, patience: timedelta) -> bool:
-    """Return whether a part that was refused has waited so long that it is tried with nothing else enqueued."""
-    refused = part.refusals
-    return refused is not None and refused.alone < LONE_REFUSALS and now - part.waiting_since > patience
+    """Return whether a part that was refused has waited so long that it is tried with nothing else enqueued.
+
+    Where the deployment does not empty within a day, the other parts go for a day, and so on in turn.
+    """
+    overdue = now - part.waiting_since - patience
+    holds = overdue > timedelta() and overdue // HOLDS_FOR % 2 == 0
+    return part.refusals is not None and part.refusals.alone < LONE_REFUSALS and holds
 
 
 def _reason(part: Part, deployment: Deployment, limit: int | None, enqueued: int, now: datetime) -> Reason:

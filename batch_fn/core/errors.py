@@ -1,11 +1,11 @@
-"""Errors that a user can act on: each says in a sentence what is wrong and what to do."""
+"""Errors that a user can act on: each states in a sentence what is wrong and what to do."""
 
 from http import HTTPStatus
 from typing import ClassVar
 
 
 class UserError(Exception):
-    """What a user asked for cannot be done. The API answers with a problem detail, the command line with the sentence.
+    """A user's request cannot be done. The API answers with a problem detail, the command line with the sentence.
 
     `status` is the HTTP status, `slug` the last part of the problem's type, `title` its title.
     """
@@ -16,7 +16,7 @@ class UserError(Exception):
 
 
 class JobFinishedError(UserError):
-    """The job has all its results already: there is nothing to cancel."""
+    """The job has all its results already, so there is nothing to cancel."""
 
     slug, title = "job-finished", "The job is finished"
 
@@ -34,16 +34,16 @@ class NoSuchJobError(UserError):
 
 
 class ReportGoneError(UserError):
-    """Somebody deleted the report of a finished job."""
+    """The report of a finished job was deleted."""
 
     status, slug, title = HTTPStatus.GONE, "report-gone", "The report was deleted"
 
     def __init__(self, job_id: str, report: str) -> None:
-        super().__init__(f"The report {report} of job {job_id} is gone: somebody deleted it.")
+        super().__init__(f"The report {report} of job {job_id} was deleted, so its detail cannot be shown.")
 
 
 class JobActiveError(UserError):
-    """The job is not finished yet: its failed lines are not known."""
+    """The job is not finished yet, so its failed lines are not known."""
 
     slug, title = "job-active", "The job is still running"
 
@@ -58,6 +58,6 @@ class NothingToRetryError(UserError):
 
 
 class BadQueryError(UserError):
-    """A parameter of a query is not what it may be; the sentence names it."""
+    """A query parameter has an invalid value; the sentence names it."""
 
     status, slug, title = HTTPStatus.BAD_REQUEST, "bad-query", "The query is wrong"

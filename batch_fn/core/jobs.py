@@ -1,8 +1,8 @@
-"""What a job, a part and a service batch are, their states, and the moves between them. Pure.
+"""Jobs and parts, their states, and the transitions between them. Pure.
 
 A *drop* is one version of a blob in the inbox; it becomes one *job*. The job's accepted lines go into *parts*, each
-small enough for one service *batch*. Lines that a batch ended without, or that failed in a way worth trying again,
-go into the same part's next *attempt*.
+small enough for one service *batch*. Lines without a result, and lines with an error that may pass, go into the same
+part's next *attempt*.
 """
 
 from datetime import datetime
@@ -16,15 +16,15 @@ from batch_fn.core.troubles import Trouble
 
 
 class JobState(StrEnum):
-    """Where a job in hand stands; a job that is done has left the ledger's work and has an `Outcome`."""
+    """The state of an active job; a finished job has an `Outcome` instead, and no row in the work table."""
 
-    #: The drop was seen; it is being read and checked.
+    #: The drop was seen; it is being read and validated.
     DROPPED = "dropped"
-    #: Every line was found good and is in a part; the parts are on their way.
+    #: Every line is valid and in a part; the parts are being processed.
     ACCEPTED = "accepted"
     #: Every part is settled; output, errors and report are being written.
     FINISHING = "finishing"
-    #: It had been finished; its failed lines are being picked for another attempt.
+    #: It was finished; its failed lines are being extracted for another attempt.
     RETRYING = "retrying"
 
 
@@ -37,24 +37,24 @@ class Outcome(StrEnum):
     PARTIALLY_SUCCEEDED = "partially_succeeded"
     #: No line was answered.
     FAILED = "failed"
-    #: The drop had findings; nothing was sent.
+    #: The drop has findings; nothing was sent.
     REJECTED = "rejected"
-    #: Somebody cancelled it through us; what was answered until then is kept.
+    #: A user cancelled it; answers received until then are kept.
     CANCELLED = "cancelled"
 
 
 class PartState(StrEnum):
-    """Where one attempt of a part stands."""
+    """The state of one attempt of a part."""
 
-    #: Nobody works on it; it may be claimed from `due` on.
+    #: No instance works on it; it may be claimed.
     WAITING = "waiting"
-    #: One instance uploads and creates; until `due` nobody else may.
+    #: One instance uploads and creates; no other may until `due`.
     CLAIMED = "claimed"
-    #: It rides in a bundle, whose own part goes to the service.
+    #: It is in a bundle, whose own part goes to the service.
     BUNDLED = "bundled"
     #: The service has it as a batch.
     OPEN = "open"
-    #: The service is done with it; its results wait to be collected.
+    #: Its batch has ended; its results wait to be collected.
     ENDED = "ended"
     #: Each of its lines is in its results, or in the next attempt.
     SETTLED = "settled"
@@ -72,15 +72,15 @@ TRANSITIONS: dict[PartState, frozenset[PartState]] = {
     PartState.ENDED: frozenset({PartState.ENDED, PartState.SETTLED}),
     PartState.SETTLED: frozenset(),
 }
-"""Which states may follow which. A part refused for quota waits again; one that was split is settled."""
+"""The allowed transitions. A part refused for quota waits again; a part that was split is settled."""
 
 
 class InvalidTransitionError(Exception):
-    """A part was moved to a state that may not follow its own: a mistake in this app, not in the input."""
+    """A part was moved to a state that its own does not allow: an error of this app, not of the input."""
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """Tokens, as the answered lines themselves state them."""
+    """Tokens, as stated in the answered lines."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -95,20 +95,20 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 class Estimate(msgspec.Struct, frozen=True):
-    """What a job's input is expected to come to, told when it is accepted: how long answers will be, nobody knows."""
+    """The expected size of a job's input, computed at acceptance. The length of the answers is not known."""
 
     prompt_tokens: int
     cost: float | None
-    """At the prices of then; None where a deployment has none."""
+    """At the prices of that time; None where a deployment has no price."""
 
 
 class Wait(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a part waits, with the numbers that said so (see admission.py)."""
+    """Why a part waits, with the numbers behind it (see admission.py)."""
 
     reason: str
     message: str = ""
     needed: int | None = None
-    """Tokens, as are the next two."""
+    """In tokens, like the next two."""
     limit: int | None = None
     enqueued: int | None = None
     until: datetime | None = None
@@ -133,39 +133,39 @@ class Refusals(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InputRange(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the lines of a part lie: a byte range of the drop, or picked lines in a blob of their own."""
+    """Where the lines of a part are: a byte range of the drop, or picked lines in a blob of their own."""
 
     container: str
     name: str
     offset: int = 0
     length: int | None = None
-    """Bytes from `offset` on; None: to the end of the blob."""
+    """In bytes from `offset`; None: to the end of the blob."""
     first_line: int = 1
     """The drop's line number at `offset`, for a byte range."""
     picked: bool = False
-    """Each line of the blob begins with its line number in the drop and a tab."""
+    """Each line of the blob starts with its line number in the drop and a tab."""
     fill: bool = False
-    """The part's deployment is to be filled in as each line's model."""
+    """The part's deployment has to be inserted as each line's model."""
     whole: bool = False
-    """The blob holds nothing but these lines."""
+    """The blob has no other lines."""
     verbatim: bool = False
-    """The bytes can be sent as they are: no blank line or carriage return in between, nothing to fill in."""
+    """The bytes can be sent as they are: no blank line, no carriage return, nothing to insert."""
 
 
 class Member(msgspec.Struct, frozen=True, array_like=True):
-    """A part that rides in a bundle."""
+    """A part in a bundle."""
 
     job_id: str
     part: str
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """A job in hand: one row of the ledger."""
+    """An active job: one row of the work table."""
 
     job_id: str
     state: JobState = JobState.DROPPED
     due: datetime | None = None
-    """When the tick should look at it, if nothing else has moved it by then."""
+    """When the tick checks it, if nothing else has changed it by then."""
 
     container: str
     name: str
@@ -188,58 +188,58 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """Parts whose current attempt is not settled."""
     accepted_at: datetime | None = None
     estimate: Estimate | None = None
-    """Of the lines that were accepted; of one that is retried, those that go again."""
+    """For the accepted lines; after a retry, for those that are sent again."""
     finished_at: datetime | None = None
     cancelled: bool = False
-    """Somebody asked us to cancel it."""
+    """A user asked to cancel it."""
     cancel_asked_at: datetime | None = None
     retried_at: datetime | None = None
-    """When somebody asked for another attempt of its failed lines, to the second."""
+    """When a user asked for another attempt of its failed lines, to the second."""
     attempts_before: int = 0
-    """The highest attempt before it was retried; 0 for a job that was not."""
+    """The highest attempt before the retry; 0 for a job that was not retried."""
 
     bundle: bool = False
-    """It is a bundle of ours, not a drop (see bundling.py)."""
+    """It is a bundle, not a drop (see bundling.py)."""
     members: tuple[Member, ...] = ()
-    """The parts that ride in the bundle, once that is decided."""
+    """The parts in the bundle, once that is decided."""
 
     @property
     def path(self) -> str:
-        """Name of each of the job's blobs, without its ending."""
+        """Name of each of the job's blobs, without extension."""
         return result_path(self.name, self.job_id)
 
     @property
     def work_folder(self) -> str:
-        """Where its blobs lie in the work container."""
+        """The folder of its blobs in the work container."""
         return work_folder(self.job_id, self.attempts_before)
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
-    """One attempt of one part of a job: what goes into one service batch. One row of the ledger."""
+    """One attempt of one part of a job: the content of one service batch. One row of the work table."""
 
     job_id: str
     number: int
     attempt: int = 1
     attempts_before: int = 0
-    """The highest attempt before its job was retried, as the job has it."""
+    """The highest attempt before its job was retried, as in the job's row."""
     state: PartState = PartState.WAITING
     due: datetime | None = None
-    """When the tick should look at it; for a claimed part, when the claim ends."""
+    """When the tick checks it; for a claimed part, when the claim ends."""
 
     deployment: str
     url: str
     source: InputRange
     requests: int
     bytes: int = 0
-    """What it has to upload."""
+    """Size of its upload."""
     estimated_tokens: int
 
     bundles: bool = False
-    """It is small enough to share a batch, and was not sent yet."""
+    """It is small enough to share a batch, and has not been sent yet."""
     bundle: str = ""
-    """Id of the bundle that it rides in."""
+    """Id of its bundle."""
     waiting_since: datetime
-    """Since when it wants to go to the service: the oldest goes first."""
+    """Since when it waits to be sent: the oldest goes first."""
     not_before: datetime | None = None
     """A waiting part is not sent before; an ended one that could not be settled is not tried again before."""
     wait: Wait | None = None
@@ -252,11 +252,11 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     poisoned_at: datetime | None = None
     """When that was counted last."""
     claims: int = 0
-    """How often it was claimed; after the first time, look for what an earlier claim left at the service."""
+    """How often it was claimed; from the second time on, look for what an earlier claim left at the service."""
     file_id: str = ""
-    """Its file at the service, where it was uploaded."""
+    """Its file at the service, if it was uploaded."""
     input_blob: str = ""
-    """URL of the blob that the service reads it from, where it was not."""
+    """URL of the blob from which the service reads it, if it was not uploaded."""
     output_folder: str = ""
     """URL of the folder that the service then writes its results to."""
     endpoint: str = ""
@@ -272,10 +272,10 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     refused_since: datetime | None = None
     """Since when the service refuses this very part, for a reason that may pass."""
     refused: tuple[str, ...] = ()
-    """Batches that the service refused for quota; none of their lines was run."""
+    """Batches that the service refused for quota; none of their lines ran."""
 
     leftovers: tuple[str, ...] = ()
-    """Files of refused batches, to be deleted with the rest."""
+    """Files of refused batches, to be deleted with the others."""
 
     batch_id: str = ""
     batch_status: str = ""
@@ -290,7 +290,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     error_file_id: str = ""
     output_blob: str = ""
     error_blob: str = ""
-    """URLs, in the place of the file ids; the service names them even where it wrote no such blob."""
+    """URLs, instead of the file ids; the service names them even if it wrote no such blob."""
     errors: tuple[ServiceError, ...] = ()
     not_found_since: datetime | None = None
     """When the service first showed that it does not have the batch."""
@@ -303,7 +303,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     """How its lines were settled after the blob with them was deleted: see core/report.py; empty if it was there."""
     succeeded: int = 0
     failed: int = 0
-    """What this attempt made final, once it is settled."""
+    """The final results of this attempt, once it is settled."""
     usage: Usage = Usage()
     results: str = ""
     """Name of the blob, in the work container, that keeps this attempt's results; empty if none was made final."""
@@ -317,17 +317,17 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def file_name(self) -> str:
-        """Name of its file at the service: by it an upload whose answer was lost is found again."""
+        """Name of its file at the service, by which an upload whose answer was lost is found again."""
         return f"{self.job_id}-{self.key}.jsonl"
 
     @property
     def work_path(self) -> str:
-        """Where its blobs lie in the work container, without their ending."""
+        """Path of its blobs in the work container, without extension."""
         return f"{work_folder(self.job_id, self.attempts_before)}/{self.key}"
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What marks its batch as this attempt's."""
+        """The metadata that identifies its batch."""
         return {"job": self.job_id, "part": str(self.number), "attempt": str(self.attempt)}
 
     def was_sent_to(self, endpoint: str) -> bool:
@@ -335,10 +335,10 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
         return not self.endpoint or _resource(self.endpoint) == _resource(endpoint)
 
     def with_state(self, to: PartState, due: datetime | None, **changes: object) -> "Part":
-        """Return the part in state `to`, to be looked at again at `due`.
+        """Return the part in state `to`, to be checked by the tick at `due`.
 
         Raises:
-            InvalidTransitionError: if `to` may not follow its state.
+            InvalidTransitionError: if its state does not allow `to`.
         """
         if to not in TRANSITIONS[self.state]:
             raise InvalidTransitionError(f"part {self.key} of job {self.job_id} may not go from {self.state} to {to}")
@@ -354,5 +354,5 @@ CANCELLED = "cancelled"
 
 
 def estimated_tokens(characters: int) -> int:
-    """Return the service's own estimate for lines whose bodies have that many characters."""
+    """Return the service's estimate for lines whose bodies have that many characters."""
     return characters // 4

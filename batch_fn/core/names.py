@@ -8,7 +8,7 @@ FILE_NAME = r"(?P<job_id>\d{8}T\d{6}Z-[0-9a-f]{10})-part-\d{5}-(?P<attempt>\d{2,
 """The names of our files at the service (see `Part.file_name`)."""
 
 BLOB_NAME_LIMIT = 1024  # characters. Source: Azure Storage, "Naming and referencing containers, blobs, and metadata"
-SEGMENT_LIMIT = 254  # of a name, parted by slashes. Source: the same
+SEGMENT_LIMIT = 254  # path segments, separated by slashes. Source: the same
 
 DROP_ENDINGS = (".jsonl.gz", ".jsonl")
 
@@ -16,9 +16,9 @@ JOB_ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{10}")
 
 
 def job_id(container: str, name: str, etag: str, last_modified: datetime) -> str:
-    """Return the id of the job for one version of a blob.
+    """Return the id of the job of one version of a blob.
 
-    It is the same for a repeated event, another for a new version, sorted by time and safe in any key or path.
+    It is the same for a repeated event, different for a new version, sorts by time and is safe in any key or path.
     """
     version = "\n".join((container, name, etag.strip('"')))
     digest = hashlib.sha256(version.encode("utf-8", "surrogatepass")).hexdigest()[:10]
@@ -26,21 +26,20 @@ def job_id(container: str, name: str, etag: str, last_modified: datetime) -> str
 
 
 def dropped_at(job_id: str) -> datetime:
-    """Return when the job's drop was made, as its id says."""
+    """Return the time of the job's drop, which its id contains."""
     return datetime.strptime(job_id.partition("-")[0], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
 
 
 def new_bundle_id(now: datetime, token: str) -> str:
-    """Return the id of a bundle, of the form of a job's: `token` is ten random hex digits."""
+    """Return the id of a bundle, in the form of a job id: `token` is ten random hex digits."""
     return f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{token}"
 
 
 def result_path(name: str, job_id: str) -> str:
-    """Return the name, without ending, of the job's blobs: `sales/monday.jsonl` gives `sales/monday/<job id>`.
+    """Return the name of the job's blobs without extension: `sales/monday.jsonl` gives `sales/monday/<job id>`.
 
-    So does `sales/monday.jsonl.gz`. A name so long that the result would be over Azure's limits is cut; the job id
-    keeps it apart from others. Where only `.` or `..` would be left of a name, its ending stays: HTTP clients resolve
-    such a folder, to end up elsewhere.
+    So does `sales/monday.jsonl.gz`. A name that would exceed Azure's limits is cut; the job id keeps it unique. Where
+    only `.` or `..` would be left of a name, its extension stays: HTTP clients resolve such a folder to another path.
     """
     ending = next((each for each in DROP_ENDINGS if name.lower().endswith(each)), "")
     folder = name[: len(name) - len(ending)]
@@ -57,12 +56,12 @@ def part_key(number: int, attempt: int) -> str:
 
 
 def work_folder(job_id: str, attempts_before: int) -> str:
-    """Return where a job's blobs lie in the work container: who still cleans up after a run harms no retry."""
+    """Return the folder of a job's blobs in the work container; each retry has its own, so late cleanup is harmless."""
     return f"{job_id}-{attempts_before:02d}" if attempts_before else job_id
 
 
 def is_job_id(text: str) -> bool:
-    """Return whether that may be the id of a job."""
+    """Return whether the text has the form of a job id."""
     if not JOB_ID.fullmatch(text):
         return False
     try:

@@ -1,4 +1,4 @@
-"""What a job cost: its tokens at the prices that the setting PRICES gives. Pure."""
+"""The cost of a job: its tokens at the prices of the setting PRICES. Pure."""
 
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -7,18 +7,18 @@ from batch_fn.core.jobs import Usage
 
 MILLION = 1_000_000
 DIGITS = 6
-"""A millionth of the currency is small enough for a single line."""
+"""A millionth of the currency is precise enough for a single line."""
 
 
 class Price(NamedTuple):
-    """What a million tokens of a deployment cost, in whatever currency one counts."""
+    """The cost of a million tokens of a deployment, in any currency."""
 
     prompt: float
     completion: float
 
 
 def cost(spent: Iterable[tuple[str, Usage]], prices: Mapping[str, tuple[float, float]]) -> float | None:
-    """Return what the tokens of each deployment cost together; None if one that spent any has no price."""
+    """Return the total cost of the tokens; None if a deployment that used any has no price."""
     total = 0.0
     for deployment, usage in spent:
         if not usage.total_tokens:

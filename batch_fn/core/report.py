@@ -1,4 +1,4 @@
-"""The report: what a finished job says of itself. Pure."""
+"""The report of a job. Pure."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -31,9 +31,9 @@ def report(
     previous_report: dict[str, Any] | None = None,
     prices: Mapping[str, tuple[float, float]] | None = None,
 ) -> dict[str, Any]:
-    """Return the report of a finished job, as design.md, section 1, pictures it; times are ISO 8601, UTC.
+    """Return the report of a job; times are ISO 8601 in UTC.
 
-    `previous_report` is its report before it was retried: this one has the batches, waits, tokens and estimate of both.
+    `previous_report` is its report from before a retry: this one has the batches, waits, tokens and estimate of both.
     """
     prices = prices or {}
     sent = [part for part in parts if part.batch_id]
@@ -72,7 +72,7 @@ def report(
 def _cost(
     sent: Sequence[Part], previous_report: dict[str, Any] | None, prices: Mapping[str, tuple[float, float]]
 ) -> float | None:
-    """Return what all batches cost; of those before a retry the former report says it, at the prices of then."""
+    """Return the cost of all batches; for those before a retry the previous report has it, at its prices."""
     now = cost([(part.deployment, part.usage) for part in sent], prices)
     if previous_report is None or now is None or not previous_report["usage"]["total_tokens"]:
         return now
@@ -80,7 +80,7 @@ def _cost(
 
 
 def _estimate(now: Estimate | None, before: dict[str, Any] | None) -> Estimate | None:
-    """Return what all that was accepted was expected to come to: the drop, and what went again by a retry."""
+    """Return the estimate of everything that was accepted: the drop, and the lines that a retry sends again."""
     if before is None:
         return now
     previous_report = msgspec.convert(before, Estimate)
@@ -111,8 +111,8 @@ def _batch(part: Part, prices: Mapping[str, tuple[float, float]]) -> dict[str, A
 
 
 def _wait(part: Part) -> dict[str, Any]:
-    """Return why an attempt of a part had to wait last, before it was sent."""
-    assert part.wait is not None  # noqa: S101 - only asked of parts that waited
+    """Return why an attempt of a part waited last before it was sent."""
+    assert part.wait is not None  # noqa: S101 - only called for parts that waited
     wait = part.wait
     return {
         "part": part.number,
@@ -132,12 +132,12 @@ def to_iso(time: datetime | None) -> str | None:
 
 
 def report_is_current(job: Job, document: dict[str, Any] | None) -> bool:
-    """Return whether a report is of the job as it is now, and not of what it was before it was retried."""
+    """Return whether a report belongs to the current run of a job, and not to a run before a retry."""
     return document is not None and document["times"]["retried"] == to_iso(job.retried_at)
 
 
 def service_findings(parts: list[Part]) -> list[Finding]:
-    """Return the service's errors of batches that failed, and what became of deleted lines, as findings of the job."""
+    """Return the service's errors of failed batches, and what happened to deleted lines, as findings of the job."""
     failures = [
         Finding(line=error.line or 1, code=error.code, message=error.message)
         for part in parts

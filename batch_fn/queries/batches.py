@@ -1,4 +1,4 @@
-"""The service's batches, with the job that each one is of."""
+"""The service's batches, each with its job."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -13,13 +13,13 @@ from batch_fn.core.names import is_job_id
 from batch_fn.core.report import to_iso
 
 LISTED_PAGES = 20
-"""Pages of a hundred that one answer asks the service for, at most."""
+"""Maximum number of pages of 100 that one request reads from the service."""
 
 MOST_DIGITS = 9
 
 
 class BatchesPage(msgspec.Struct, frozen=True):
-    """Some batches, newest first. It may hold fewer than asked for; where `after` is null there are no more."""
+    """A page of batches, newest first. It may have fewer than `limit`; it is the last one if `after` is null."""
 
     batches: list[dict[str, Any]]
     after: str | None
@@ -36,10 +36,10 @@ def list_batches(
 ) -> BatchesPage:
     """Return a page of the service's batches, ours and others', as the service lists them.
 
-    `since` and `until` are about when it was created, both included. `after` is what the page before gave.
+    `since` and `until` bound the creation time, both inclusive. `after` comes from the previous page.
 
     Raises:
-        ServiceTroubleError: if the service does not answer.
+        TransientServiceError: if the service does not answer.
     """
     wanted = frozenset(status)
     parts = {part.batch_id: part for part in app.tables.active_parts() if part.batch_id}
@@ -62,7 +62,7 @@ def list_batches(
 
 
 def _batch(batch: ServiceBatch, part: Part | None) -> dict[str, Any]:
-    """Return a batch as a page shows it; `part` is the one in hand that it was made for, if it is known."""
+    """Return a batch as a page shows it; `part` is the active part that it was created for, if it is known."""
     of: dict[str, str] = part.metadata if part is not None else batch.metadata
     ours = is_job_id(of.get("job", ""))
     return {
@@ -82,5 +82,5 @@ def _batch(batch: ServiceBatch, part: Part | None) -> dict[str, Any]:
 
 
 def _number(text: str | None) -> int | None:
-    """Return the number that metadata holds; who else writes there may write anything."""
+    """Return a number from metadata, which other clients may fill with anything."""
     return int(text) if text and text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS else None

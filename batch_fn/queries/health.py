@@ -1,4 +1,4 @@
-"""Whether all that the app depends on works."""
+"""Whether everything that the app depends on works."""
 
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,17 +9,17 @@ from batch_fn.runtime import clock
 
 HEALTH_SECONDS = 10
 TICK_LATE_SECONDS = 600
-"""The tick runs each minute; the alert for one that does not run waits as long."""
+"""The tick runs every minute; the alert for a missing tick waits as long."""
 
 
 def check_health(app: App) -> dict[str, Any]:
-    """Return whether each thing that the app rests on is well, asked now."""
+    """Return the result of a check of each dependency, made now."""
     checks = {"blob": _blob, "queue": _queue, "table": _table, "service": _service, "tick": _tick, "poison": _poison}
     pool = ThreadPoolExecutor(len(checks))
     asked = {name: pool.submit(check, app) for name, check in checks.items()}
     end = time.monotonic() + HEALTH_SECONDS
     found = {name: _found(answer, end) for name, answer in asked.items()}
-    pool.shutdown(wait=False, cancel_futures=True)  # who does not answer is not waited for
+    pool.shutdown(wait=False, cancel_futures=True)  # do not wait for a check that hangs
     return {"status": "healthy" if all(each["ok"] for each in found.values()) else "unhealthy", "checks": found}
 
 
@@ -28,8 +28,8 @@ def _found(answer: Future[dict[str, Any]], end: float) -> dict[str, Any]:
         return answer.result(max(0, end - time.monotonic()))
     except TimeoutError:
         return {"ok": False, "detail": f"no answer within {HEALTH_SECONDS} seconds"}
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is not well
-        return {"ok": False, "detail": type(error).__name__}  # what it says may hold an address
+    except Exception as error:  # noqa: BLE001 - any error means unhealthy
+        return {"ok": False, "detail": type(error).__name__}  # the message may contain an address
 
 
 def _blob(app: App) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def _service(app: App) -> dict[str, Any]:
 def _tick(app: App) -> dict[str, Any]:
     last = app.tables.last_tick()
     if last is None:
-        return {"ok": False, "age_seconds": None, "detail": "no tick has come to its end yet"}
+        return {"ok": False, "age_seconds": None, "detail": "no tick has finished yet"}
     age = max(0, int((clock.now() - last).total_seconds()))
     late = age > TICK_LATE_SECONDS
     return {"ok": not late, "age_seconds": age, "detail": "the tick does not run" if late else None}

@@ -23,15 +23,15 @@ type JobDetail = dict[str, Any]
 
 
 def show_job(app: App, job_id: str) -> JobDetail:
-    """Return all that is to be known of one job.
+    """Return the detail of one job.
 
     Raises:
-        NoSuchJobError: if there is none of that id.
+        NoSuchJobError: if there is no job with that id.
         ReportGoneError: if it is finished and its report was deleted.
     """
     if not is_job_id(job_id):
         raise NoSuchJobError(job_id)
-    # Work first: a job that leaves it is in the history by then, with the outcome of its last run.
+    # The active row is read first: a job that leaves it meanwhile is in the history, with its last outcome.
     active, finished = app.tables.active_job(job_id), app.tables.finished(job_id)
     over = active is None or (finished is not None and finished.attempts > active.job.row.attempts_before)
     if finished is not None and over:
@@ -46,15 +46,15 @@ def from_active(app: App, active: ActiveJob, bundle_of: Callable[[str], ActiveJo
     job = active.job.row
     previous_report = app.blobs.report(job.path) if job.retried_at else None
     if previous_report is not None and report_is_current(job, previous_report):
-        return _from_report(previous_report)  # where it stands, the job is done
+        return _from_report(previous_report)  # the report is written last: the job is done
     parts = [_as_carried(stored.row, bundle_of) for stored in active.parts]
     return in_hand(job, parts, previous_report=previous_report, prices=app.settings.prices)
 
 
 def _as_carried(part: Part, bundle_of: Callable[[str], ActiveJob | None]) -> Part:
-    """Return a part that rides in a bundle as if the bundle's batch were its own.
+    """Return a bundled part as if the bundle's batch were its own.
 
-    The service counts for all that ride together: how far this one is, is known only when every line was answered.
+    The service counts for the whole bundle: the progress of one member is known only when every line is answered.
     """
     bundle = bundle_of(part.bundle) if part.state is PartState.BUNDLED else None
     if bundle is None or Member(part.job_id, part.key) not in bundle.job.row.members:
@@ -73,10 +73,10 @@ def in_hand(
     previous_report: dict[str, Any] | None = None,
     prices: Mapping[str, tuple[float, float]] | None = None,
 ) -> JobDetail:
-    """Return what is to be known of a job in hand; `previous_report` is its report from before it was retried. Pure."""
+    """Return the detail of an active job; `previous_report` is its report from before a retry. Pure."""
     parts = sorted(parts, key=lambda part: (part.number, part.attempt))
     findings = service_findings(parts)
-    # While its failed lines are picked, a job that is retried has no parts yet.
+    # While the failed lines of a retried job are extracted, it has no parts yet.
     answered = previous_report["counts"]["succeeded"] if previous_report and not parts else 0
     document = report(
         job,
@@ -129,7 +129,7 @@ def _detail(
 
 
 def status_of(job: Job | FinishedJob | FinishedSummary) -> str:
-    """Return the one word for where a job stands."""
+    """Return the status of a job, in one word."""
     if not isinstance(job, Job):
         return str(job.status)
     if job.cancelled:
@@ -138,18 +138,18 @@ def status_of(job: Job | FinishedJob | FinishedSummary) -> str:
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """How many requests have a result; no line is counted twice."""
+    """Number of requests with a result; no line is counted twice."""
 
     requests: int
     completed: int = 0
     failed: int = 0
-    """For good."""
+    """Finally."""
     failed_so_far: int = 0
-    """In a batch whose results were not collected yet: each fails for good, or is tried again."""
+    """In a batch whose results are not collected yet: each fails finally, or is sent again."""
 
 
 def progress(job: Job, parts: Iterable[Part], answered: int = 0) -> Progress:
-    """Return how far a job is; `answered` lines are in none of the parts."""
+    """Return the progress of a job; `answered` lines belong to none of the parts."""
     each = [_progress(job, part) for part in parts]
     return Progress(
         job.requests,
@@ -160,18 +160,18 @@ def progress(job: Job, parts: Iterable[Part], answered: int = 0) -> Progress:
 
 
 def _progress(job: Job, part: Part) -> Progress:
-    """Return how far an attempt of a part is: settled, it says so itself; until then its batch is believed."""
+    """Return the progress of an attempt of a part: its own counts once it is settled, the batch's counts until then."""
     if part.state is PartState.SETTLED:
         return Progress(part.requests, _kept(part) + part.succeeded, part.failed)
-    completed = min(part.completed, part.requests) if part.batch_id else 0  # a refused batch may have counted too
+    completed = min(part.completed, part.requests) if part.batch_id else 0  # a refused batch may have had counts too
     left = part.requests - completed
-    if job.state is JobState.FINISHING and not part.bundle:  # the last to be settled: nothing of it is tried again
+    if job.state is JobState.FINISHING and not part.bundle:  # the last to be settled: none of its lines is sent again
         return Progress(part.requests, completed, left)
     return Progress(part.requests, completed, 0, min(part.failed_so_far, left) if part.batch_id else 0)
 
 
 def transitions(document: JobDetail) -> list[JobDetail]:
-    """Return what happened to a job, in the order of time, as its report tells it. Pure."""
+    """Return the events of a job in chronological order, from its report. Pure."""
     times = document["times"]
     happened = [
         _transition(times["dropped"], "dropped"),
@@ -223,5 +223,5 @@ def _waits(part: Part) -> bool:
 
 
 def _kept(part: Part) -> int:
-    """Return how many answers from before a retry this part keeps: the one of number 0 holds nothing else."""
+    """Return how many answers from before a retry this part keeps: part 0 has nothing else."""
     return part.requests if part.number == 0 else 0

@@ -1,7 +1,6 @@
-"""What is to be known of jobs, batches, deployments and the app's health, for whoever asks: read models, for JSON.
+"""Pages of the list of jobs, for the API, the page and the command line. Read-only.
 
-Nothing here changes anything. What a finished job has to say stands in its report; of a job in hand the same fields are
-made of the ledger's rows.
+The fields of a finished job come from its row in the history; those of an active job are computed from its rows.
 """
 
 import functools
@@ -21,15 +20,15 @@ from batch_fn.storage.tables import HISTORY_PAGE
 
 READS_AT_ONCE = 8
 SCANNED_ROWS = 5_000
-"""Jobs that one page looks at, at most: a filter that hits nothing must not read the whole history."""
+"""Maximum number of jobs read for one page: a filter that matches nothing must not read the whole history."""
 
 LISTED = ("job_id", "status", "counts", "progress", "finding_count", "usage", "cost")
 LISTED_TIMES = ("dropped", "accepted", "submitted", "finished")
-"""What a list of jobs has of each one's detail."""
+"""The fields of a job's detail that the list has."""
 
 
 class JobsPage(msgspec.Struct, frozen=True):
-    """Some jobs, the last dropped first. It may hold fewer than asked for; where `after` is null there are no more."""
+    """A page of jobs, the last dropped first. It may have fewer than `limit`; it is the last one if `after` is null."""
 
     jobs: list[JobDetail]
     after: str | None
@@ -45,15 +44,15 @@ def list_jobs(
     limit: int = 50,
     after: str | None = None,
 ) -> JobsPage:
-    """Return a page of jobs, in hand or finished: those of one of the statuses, whose drop's name begins so.
+    """Return a page of jobs, active or finished, with one of the statuses and a name that starts with `prefix`.
 
-    `since` and `until` are about when it was dropped, both included. `after` is what the page before gave.
+    `since` and `until` bound the time of the drop, both inclusive. `after` comes from the previous page.
     """
     wanted = frozenset(status)
     found: list[Job | FinishedJob | FinishedSummary] = []
     more = last = None
     past: Iterator[FinishedJob | FinishedSummary] = iter(())
-    if not (wanted or prefix):  # no more rows are asked for than are shown
+    if not (wanted or prefix):  # read no more rows than are shown
         past = app.tables.history(FinishedJob, after=after, since=since, until=until, page=min(limit + 1, HISTORY_PAGE))
     elif not wanted or wanted & OUTCOMES:
         past = app.tables.history(FinishedSummary, after=after, since=since, until=until, page=HISTORY_PAGE)
@@ -64,7 +63,7 @@ def list_jobs(
         last = job.job_id
         if (not wanted or status_of(job) in wanted) and job.name.startswith(prefix):
             found.append(job)
-    bundle_of = functools.cache(app.tables.active_job)  # many on one page may ride in the same
+    bundle_of = functools.cache(app.tables.active_job)  # many jobs of a page may share a bundle
     with ThreadPoolExecutor(READS_AT_ONCE) as pool:
         return JobsPage([*filter(None, pool.map(lambda job: _row(app, job, bundle_of), found))], more)
 
@@ -76,7 +75,7 @@ def _in_order(
     until: datetime | None,
     after: str | None,
 ) -> Iterator[Job | FinishedJob | FinishedSummary]:
-    """Yield each job once, the last dropped first; those in hand among those that are finished."""
+    """Yield each job once, the last dropped first, active and finished jobs merged."""
     hand = {
         job.job_id: job
         for job in app.tables.active_jobs()
@@ -93,7 +92,7 @@ def _in_order(
 def _row(
     app: App, job: Job | FinishedJob | FinishedSummary, bundle_of: Callable[[str], ActiveJob | None]
 ) -> JobDetail | None:
-    """Return a job as a list shows it; None if it is gone, which only somebody else can have done."""
+    """Return a job as the list shows it; None if its row was deleted by another client."""
     if isinstance(job, FinishedSummary):
         finished = app.tables.finished(job.job_id)
         return _row(app, finished, bundle_of) if finished else None
@@ -102,7 +101,7 @@ def _row(
     else:
         active = app.tables.active_job(job.job_id) or ActiveJob(
             Stored(job, "")
-        )  # without: it was finished a moment ago
+        )  # without parts: it finished a moment ago
         detail = from_active(app, active, bundle_of)
     return {name: detail[name] for name in LISTED} | {
         "input": {"container": job.container, "name": job.name, "bytes": job.bytes, "requests": job.requests},
@@ -112,7 +111,7 @@ def _row(
 
 
 def _from_history(job: FinishedJob) -> JobDetail:
-    """Return what the history tells of a finished job, as its report would."""
+    """Return the fields of a finished job from the history, as in its report."""
     detail: JobDetail = msgspec.to_builtins(
         {
             "job_id": job.job_id,

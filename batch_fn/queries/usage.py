@@ -12,9 +12,9 @@ from batch_fn.storage.rows import FinishedUsage
 
 
 def daily_usage(app: App, days: int) -> list[dict[str, Any]]:
-    """Return what the finished jobs of each of the last days came to, the oldest first; a day is in UTC.
+    """Return tokens and cost of finished jobs for each of the last days, the oldest first; days are in UTC.
 
-    A job belongs to the day that it was dropped. `cost` is null where the price of one of them is not known.
+    A job counts on the day of its drop. `cost` is null where the price of one of them is unknown.
     """
     midnight = clock.now().replace(hour=0, minute=0, second=0, microsecond=0)
     first = midnight - timedelta(days=days - 1)
@@ -27,7 +27,7 @@ def daily_usage(app: App, days: int) -> list[dict[str, Any]]:
 
 
 class Total(msgspec.Struct, frozen=True, kw_only=True):
-    """What jobs come to."""
+    """Sums over jobs."""
 
     jobs: int = 0
     succeeded: int = 0

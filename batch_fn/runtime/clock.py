@@ -1,13 +1,13 @@
-"""What time it is: the one place that the app asks, so that a test can tell it another."""
+"""The current time: the only clock of the app, so that a test can replace it."""
 
 from datetime import UTC, datetime, timedelta
 
 
 def now() -> datetime:
-    """Return the time, in UTC."""
+    """Return the current time in UTC."""
     return datetime.now(UTC)
 
 
 def after(seconds: float) -> datetime:
-    """Return the time that many seconds from now, in UTC."""
+    """Return the time that many seconds from now in UTC."""
     return now() + timedelta(seconds=seconds)

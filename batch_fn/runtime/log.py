@@ -1,4 +1,4 @@
-"""The app's log: one JSON object a record, with the job it is about; never a key, a token or a line's content."""
+"""The app's log: one JSON object per record, with its job id; never a key, a token or a line's content."""
 
 import json
 import logging
@@ -12,18 +12,18 @@ _listener: Listener | None = None
 
 
 def set_listener(listener: Listener | None) -> None:
-    """Have each record told to `listener` as well, as event, job id and facts; None: to nobody."""
+    """Pass each record to `listener` as well, as event, job id and facts; None: no listener."""
     global _listener
     _listener = listener
 
 
 def info(event: str, *, job_id: str | None = None, **facts: object) -> None:
-    """Record that something happened as it should."""
+    """Write a record of a normal event."""
     _write(logging.INFO, event, job_id, facts)
 
 
 def warning(event: str, *, job_id: str | None = None, **facts: object) -> None:
-    """Record that something happened that somebody may want to look into."""
+    """Write a record of an event that may need attention."""
     _write(logging.WARNING, event, job_id, facts)
 
 

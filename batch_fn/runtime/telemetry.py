@@ -1,7 +1,7 @@
-"""Spans and metrics with OpenTelemetry, where the setting TELEMETRY asks for them; without it nothing is imported.
+"""Spans and metrics with OpenTelemetry, if the setting TELEMETRY is on; otherwise nothing is imported.
 
-What there is to measure stands in the journal already, so the metrics are made of its records: they cannot disagree,
-and no step has to say a thing twice. A span holds the names, ids and numbers of records, never a line's content.
+The metrics are computed from log records, so that both agree and no step reports a fact twice. A span has the names,
+ids and numbers of records, never a line's content.
 """
 
 import contextlib
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
 FLUSH_MILLISECONDS = 5_000
-"""How long a step may be held up by a collector that does not answer."""
+"""How long a step waits for a collector that does not answer."""
 
 _instruments: "Instruments | None" = None
 
 
 class Instruments:
-    """The spans of steps and the metrics of the journal's records, sent when a step ends.
+    """The spans of steps and the metrics from log records, sent when a step ends.
 
-    An instance may be frozen between two invocations, and never wake: what waits for a timer would be lost.
+    An instance may be frozen between two invocations for ever: data that waits for a timer would be lost.
     """
 
     def __init__(self, tracers: "TracerProvider", meters: "MeterProvider") -> None:
@@ -37,7 +37,7 @@ class Instruments:
         self._seconds = meter.create_histogram("batch_fn.step.duration", "s", "length of a step")
         gauges = {
             "open_batches": ("batch_fn.batches.open", "{batch}", "batches open at the service"),
-            "waiting_tokens": ("batch_fn.tokens.waiting", "{token}", "estimated tokens of parts that may not go yet"),
+            "waiting_tokens": ("batch_fn.tokens.waiting", "{token}", "estimated tokens of waiting parts"),
             "oldest_job_seconds": ("batch_fn.job.oldest", "s", "age of the oldest job that the tick looked at"),
             "oldest_wait_seconds": ("batch_fn.wait.oldest", "s", "longest wait for quota"),
             "seconds": ("batch_fn.tick.duration", "s", "length of the last tick"),
@@ -47,11 +47,11 @@ class Instruments:
 
     @contextlib.contextmanager
     def step(self, name: str, job_id: str | None) -> Iterator[None]:
-        """Put what is done inside into a span, and send that and the metrics at the end."""
+        """Run the body in a span, and send the span and the metrics at the end."""
         attributes = {"job_id": job_id} if job_id else {}
         begin = time.monotonic()
         try:
-            # What an error says may be of a stranger's making: the log has it, the span has its kind.
+            # Error text may contain user data, so the span records only the error type.
             with self._tracer.start_as_current_span(
                 name, attributes=attributes, record_exception=False, set_status_on_exception=False
             ) as span:
@@ -64,17 +64,17 @@ class Instruments:
             self._seconds.record(time.monotonic() - begin, {"step": name})
             try:
                 self._meters.force_flush(FLUSH_MILLISECONDS)
-            except Exception as error:  # noqa: BLE001 - whatever is the matter with it, the step has done its work
+            except Exception as error:  # noqa: BLE001 - the step itself has succeeded
                 log.warning("metrics_not_sent", error=error)
 
     def heard(self, event: str, job_id: str | None, facts: dict[str, Any]) -> None:
-        """Take a record of the journal to the span that is open in this thread, and to the metrics."""
+        """Add a log record to the current span and to the metrics."""
         from opentelemetry import trace
 
         span = trace.get_current_span()
         about = {"job_id": job_id, "part": facts.get("part"), "batch": facts.get("batch")}
         if job_id and "job_id" not in (getattr(span, "attributes", None) or {}) and event == "drop_seen":
-            span.set_attribute("job_id", job_id)  # whose drop it is, is not known when its span begins
+            span.set_attribute("job_id", job_id)  # not known when the span starts
         span.add_event(event, {name: str(fact) for name, fact in about.items() if fact})
         if event == "job_finished":
             self._jobs.add(1, {"outcome": str(facts["status"])})
@@ -89,7 +89,7 @@ class Instruments:
 
 
 def start(mode: str) -> None:
-    """Send spans and metrics from now on, if `mode` is `otlp`: to where the OTEL_ variables of the environment say."""
+    """Send spans and metrics from now on, if `mode` is `otlp`, as the OTEL_ environment variables say."""
     if mode != "otlp":
         return
     import math
@@ -106,20 +106,20 @@ def start(mode: str) -> None:
     seconds = FLUSH_MILLISECONDS / 1000
     tracers = TracerProvider(resource=resource)
     tracers.add_span_processor(SimpleSpanProcessor(OTLPSpanExporter(timeout=seconds)))
-    # An infinite interval: sent when a step ends, and by no thread in between.
+    # An infinite interval: sent only when a step ends, not by a background thread.
     reader = PeriodicExportingMetricReader(OTLPMetricExporter(timeout=seconds), export_interval_millis=math.inf)
     use(Instruments(tracers, MeterProvider([reader], resource=resource)))
 
 
 def use(instruments: Instruments | None) -> None:
-    """Measure with these from now on; None: not at all."""
+    """Use these instruments from now on; None: no telemetry."""
     global _instruments
     _instruments = instruments
     log.set_listener(instruments.heard if instruments else None)
 
 
 def step(name: str, job_id: str | None = None) -> contextlib.AbstractContextManager[None]:
-    """Return a context that puts what is done inside into a span, or does nothing where telemetry is off."""
+    """Return a context that runs its body in a span, or does nothing if telemetry is off."""
     return _instruments.step(name, job_id) if _instruments else contextlib.nullcontext()
 
 

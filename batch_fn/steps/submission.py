@@ -188,9 +188,7 @@ def _split(app: App, active: ActiveJob, stored: Stored[Part], decision: Decision
 
 
 def _request_too_large(decision: Decision) -> ServiceError:
-    most = f"its limit is {decision.limit}" if decision.limit is not None else "it refused the request alone for a day"
-    return ServiceError(
-        REQUEST_TOO_LARGE,
-        f"The request needs about {decision.needed} enqueued tokens, more than its deployment accepts: {most}.",
-        final=True,
-    )
+    over = decision.limit is not None and decision.needed > decision.limit
+    why = f"its limit is {decision.limit}" if over else "it refused the request for a day, with nothing else enqueued"
+    message = f"The request needs about {decision.needed} enqueued tokens, more than its deployment accepts: {why}."
+    return ServiceError(REQUEST_TOO_LARGE, message, final=True)

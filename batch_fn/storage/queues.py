@@ -1,4 +1,4 @@
-"""Storage queues: how work moves. A message may be lost, late or repeated; the tables are the truth."""
+"""Storage queues: how work moves. A message may be lost, late or duplicated; the tables are the truth."""
 
 import contextlib
 from datetime import datetime
@@ -16,7 +16,7 @@ PEEKED = 32  # source: Azure Storage, "Peek Messages"
 
 
 class Message(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A request to look at a drop, at a job, or at an attempt of one of its parts."""
+    """The body of a message: process this drop, this job, or this attempt of its part."""
 
     job_id: str
     part: str = ""
@@ -25,7 +25,7 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class _Envelope(msgspec.Struct, frozen=True):
-    """Every body has one outer member: a top-level member such as `id` would override the trigger's metadata."""
+    """Each body has one outer member: a top-level `id`, for instance, would override the trigger's own metadata."""
 
     job: Message
 
@@ -48,13 +48,13 @@ class Queues:
         self._poison = [service.get_queue_client(f"{name}-poison") for name in names]  # read as they are
 
     def poisoned(self) -> dict[str, int]:
-        """Return about how many messages each poison queue has."""
+        """Return the approximate number of messages on each poison queue."""
         from azure.core.exceptions import ResourceNotFoundError
 
         counts = {}
         for queue in self._poison:
             counts[queue.queue_name] = 0
-            with contextlib.suppress(ResourceNotFoundError):  # the host creates it with its first message
+            with contextlib.suppress(ResourceNotFoundError):  # the host creates it when it is needed
                 counts[queue.queue_name] = queue.get_queue_properties().approximate_message_count or 0
         return counts
 
@@ -72,28 +72,28 @@ class Queues:
         return found
 
     def drop(self, job_id: str, name: str) -> None:
-        """Ask for a drop to be ingested whose event was lost, or whose reader stopped."""
+        """Send the message to process a drop whose event was lost, or whose processing did not finish."""
         self._drop.send_message(encode(Message(job_id, name=name)))
 
     def submit(self, job_id: str, part: str, delay: int = 0) -> None:
-        """Ask for a part to be submitted, that many seconds from now."""
+        """Send the message to submit a part, to be delivered after that many seconds."""
         self._submit.send_message(encode(Message(job_id, part=part)), visibility_timeout=delay)
 
     def collect(self, job_id: str) -> None:
-        """Ask for the results of a job's ended parts to be collected."""
+        """Send the message to collect the results of a job's ended parts."""
         self._collect.send_message(encode(Message(job_id)))
 
     def completed(self, job_id: str, status: str, report: str) -> None:
-        """Send the message that a job is finished, with the path of its report."""
+        """Send the message that a job is done, with the path of its report."""
         body = {"job": {"job_id": job_id, "status": status, "report": report}}
         self._completed.send_message(msgspec.json.encode(body).decode(), time_to_live=-1)
 
 
 def parse_message(body: bytes) -> Message:
-    """Return what a message of ours asks for. Raises: msgspec.DecodeError."""
+    """Return the message of a body. Raises: msgspec.DecodeError."""
     return msgspec.json.decode(body, type=_Envelope).job
 
 
 def encode(message: Message) -> str:
-    """Return the body of a message of ours."""
+    """Return the body of a message."""
     return msgspec.json.encode(_Envelope(message)).decode()

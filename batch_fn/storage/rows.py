@@ -1,4 +1,4 @@
-"""The rows of the tables, and how each becomes an entity and is read back."""
+"""The rows of the tables, and their conversion to and from entities."""
 
 import hashlib
 import json
@@ -18,18 +18,18 @@ JOB_ROW = "job"
 
 LAST_SECOND = 99_999_999_999
 DAY_DIGITS = 6
-"""How much of its place in the history is a job's partition there: about a day."""
+"""Leading digits of the history key that form the partition key: about a day."""
 
 
 type Row = Job | Part
 
 
 class ConflictError(Exception):
-    """Somebody else changed the row since it was read: read it again and decide anew."""
+    """Another instance changed the row since it was read: read it again and decide anew."""
 
 
 class Stored[T: Row](NamedTuple):
-    """A row together with the ETag it had when it was read."""
+    """A row with its ETag at the time it was read."""
 
     row: T
     etag: str
@@ -37,18 +37,18 @@ class Stored[T: Row](NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ActiveJob:
-    """A job in hand with all attempts of its parts."""
+    """An active job with all attempts of its parts."""
 
     job: Stored[Job]
     parts: list[Stored[Part]] = field(default_factory=list)
 
     def part(self, key: str) -> Stored[Part] | None:
-        """Return the attempt of that key, None if there is none."""
+        """Return the attempt with that key, None if there is none."""
         return next((stored for stored in self.parts if stored.row.key == key), None)
 
 
 class FinishedJob(msgspec.Struct, frozen=True, kw_only=True):
-    """A finished job, as the history keeps it."""
+    """A finished job: one row of the history."""
 
     job_id: str
     status: Outcome
@@ -65,7 +65,7 @@ class FinishedJob(msgspec.Struct, frozen=True, kw_only=True):
     finished_at: datetime
     report: str
     attempts: int = 1
-    """The highest attempt of its parts; one that is retried goes on from there."""
+    """The highest attempt of its parts; a retry continues from there."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost: float | None = None
@@ -74,7 +74,7 @@ class FinishedJob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FinishedSummary(msgspec.Struct, frozen=True):
-    """Of a finished job, what tells whether it is looked for."""
+    """The columns of a finished job that list filters need."""
 
     job_id: str
     status: Outcome
@@ -82,7 +82,7 @@ class FinishedSummary(msgspec.Struct, frozen=True):
 
 
 class FinishedUsage(msgspec.Struct, frozen=True, kw_only=True):
-    """Of a finished job, what it came to."""
+    """Token and cost columns of a finished job."""
 
     dropped_at: datetime
     succeeded: int
@@ -94,14 +94,14 @@ class FinishedUsage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Change(NamedTuple):
-    """One write of a transaction. `etag` None inserts the row, which must not be there yet."""
+    """One write of a transaction. `etag` None inserts the row, which must not exist yet."""
 
     row: Row
     etag: str | None = None
 
 
 def transactions(changes: list[Change]) -> tuple[list[list[Change]], list[Change]]:
-    """Part the changes into inserts that go ahead, and those that must be made together with the updates."""
+    """Divide the changes into inserts that are written before, and those that go together with the updates."""
     inserts = [change for change in changes if change.etag is None]
     updates = [change for change in changes if change.etag is not None]
     room = TRANSACTION_LIMIT - len(updates)
@@ -111,7 +111,7 @@ def transactions(changes: list[Change]) -> tuple[list[list[Change]], list[Change
 
 
 def to_operation(change: Change) -> Any:
-    """Return the change as the SDK takes it in a transaction."""
+    """Return the change in the form that the SDK takes in a transaction."""
     from azure.core import MatchConditions
     from azure.data.tables import UpdateMode
 
@@ -122,7 +122,7 @@ def to_operation(change: Change) -> Any:
 
 
 def safe_key(name: str) -> str:
-    """Return a row key for a name that users gave: not every character may stand in a key."""
+    """Return a row key for a user-given name: a key does not allow every character."""
     return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
@@ -132,7 +132,7 @@ def partition_and_row(job_id: str) -> tuple[str, str]:
 
 
 def history_key(job_id: str) -> str:
-    """Return where a job stands in the history, and among those in hand: the last dropped sorts first."""
+    """Return the sort key of a job, in the history and in lists: the last dropped sorts first."""
     return f"{inverted_seconds(dropped_at(job_id))}-{job_id}"
 
 
@@ -143,13 +143,13 @@ def inverted_seconds(time: datetime) -> str:
 
 
 def to_entity(row: Row) -> dict[str, Any]:
-    """Return the entity that keeps a row of a job or a part."""
+    """Return the entity of a job's or part's row."""
     key = row.key if isinstance(row, Part) else JOB_ROW
     return {"PartitionKey": row.job_id, "RowKey": key, **to_columns(row)}
 
 
 def to_columns(row: msgspec.Struct) -> dict[str, Any]:
-    """Return a column for each field: times and text as they are, whole numbers in 64 bits, all else as JSON."""
+    """Return a column for each field: times and text as they are, integers with 64 bits, everything else as JSON."""
     from azure.data.tables import EdmType
 
     columns: dict[str, Any] = {}
@@ -168,13 +168,13 @@ def to_columns(row: msgspec.Struct) -> dict[str, Any]:
 
 
 def from_entity[T: msgspec.Struct](kind: type[T], entity: Any) -> T:
-    """Return the row that `to_columns` made the entity of."""
+    """Return the row of an entity that `to_columns` made."""
     values: dict[str, Any] = {}
     for each in msgspec.structs.fields(kind):
         value = entity.get(each.encode_name)
         if value is None:
             continue
-        if isinstance(value, tuple):  # a 64 bit number comes back with its type
+        if isinstance(value, tuple):  # a 64-bit integer is returned with its type
             value = value[0]
         if isinstance(value, datetime):
             value = datetime.fromtimestamp(value.timestamp(), UTC)  # the SDK's own subclass does not convert
@@ -190,7 +190,7 @@ def stored_from_entity[T: Row](kind: type[T], entity: Any) -> Stored[T]:
 
 
 def _is_json(kind: Any) -> bool:
-    """Whether a field of that type is kept as JSON."""
+    """Return whether a field of that type is stored as JSON."""
     choices = get_args(kind) if isinstance(kind, UnionType) else (kind,)
     return any(
         get_origin(each) is tuple or (isinstance(each, type) and issubclass(each, msgspec.Struct)) for each in choices

@@ -1,10 +1,10 @@
 """Table storage: the truth about every job and part. Each change is conditional on the ETag that was read.
 
-Three tables. *Work* holds what is in hand: a partition for each unfinished job, with the job's row and a row for each
-attempt of its parts, so that one query reads a job whole and one transaction can change several of its rows. *Jobs*
-holds one row for each finished job, for ever. A finished job's rows leave work, so whoever reads work (the tick does,
-every minute) pays for what is open and not for what has been. *Deployments* holds what is known of each one's quota,
-and when the last tick was.
+Three tables. *Work* has a partition for each active job, with the job's row and a row for each attempt of its parts, so
+that one query reads a whole job and one transaction can change several of its rows. *Jobs* has one row for each
+finished job, for ever. The rows of a finished job are deleted from work, so the cost of reading it (the tick does,
+every minute) grows with active jobs and not with history. *Deployments* has what is known of each deployment's quota,
+and the time of the last tick.
 """
 
 import contextlib
@@ -46,7 +46,7 @@ HISTORY_PAGE = 1_000  # rows: the most that one call gives
 
 
 class Tables:
-    """The tables, by what the app asks of them."""
+    """Typed access to the three tables."""
 
     def __init__(
         self, tables: "TableServiceClient", *, jobs_table: str, work_table: str, deployments_table: str
@@ -56,7 +56,7 @@ class Tables:
         self._deployments = tables.get_table_client(deployments_table)
 
     def insert_if_absent(self, job: Job) -> Stored[Job]:
-        """Insert the job's row if it is absent. Return the row that is there then: this one, or an earlier one."""
+        """Insert the job's row if it is absent. Return the row in the table: this one, or an earlier one."""
         from azure.core.exceptions import ResourceExistsError
 
         try:
@@ -67,7 +67,7 @@ class Tables:
         return Stored(job, str(answer["etag"]))
 
     def finished(self, job_id: str) -> FinishedJob | None:
-        """Return the finished job of that id, None if it is not (or not yet) in the history."""
+        """Return the finished job with that id, None if it is not (or not yet) in the history."""
         from azure.core.exceptions import ResourceNotFoundError
 
         try:
@@ -76,7 +76,7 @@ class Tables:
             return None
 
     def active_job(self, job_id: str) -> ActiveJob | None:
-        """Return the job in hand of that id with its parts, None if there is none."""
+        """Return the active job with that id and its parts, None if there is none."""
         query = self._work.query_entities("PartitionKey eq @job", parameters={"job": job_id})
         job: Stored[Job] | None = None
         parts: list[Stored[Part]] = []
@@ -87,11 +87,11 @@ class Tables:
                 parts.append(stored_from_entity(Part, entity))
         if job is None:
             return None
-        # Parts of a run before this one were inserted late, ahead of a transaction that came too late.
+        # Parts of an earlier run were inserted late, before a transaction that then failed.
         return ActiveJob(job, [stored for stored in parts if stored.row.attempts_before == job.row.attempts_before])
 
     def due(self, now: datetime) -> Iterator[Stored[Job] | Stored[Part]]:
-        """Yield every row in hand that is to be looked at by `now`."""
+        """Yield every active row that is due at `now`."""
         for entity in self._work.query_entities("due le @now", parameters={"now": now}):
             if entity["RowKey"] == JOB_ROW:
                 yield stored_from_entity(Job, entity)
@@ -112,10 +112,10 @@ class Tables:
         until: datetime | None = None,
         page: int = HISTORY_PAGE,
     ) -> Iterator[T]:
-        """Yield the finished jobs, the last dropped first; a page is asked for when the one before is used up.
+        """Yield the finished jobs, the last dropped first; each page is read when the one before it is used up.
 
-        Of each, only what `kind` has travels: thousands may be looked at to show fifty. `after` is the id of a job,
-        finished or not: those that come behind it. Both times are included.
+        Only the columns of `kind` are read: thousands of rows may be read to show fifty. `after` is the id of a job,
+        finished or not, after which to start. Both times are inclusive.
         """
         bounds = ["PartitionKey ge @low_day", "RowKey gt @low"]
         given = {"low_day": "0", "low": "0"}
@@ -123,7 +123,7 @@ class Tables:
         if lows:
             given |= {"low_day": max(lows)[:DAY_DIGITS], "low": max(lows)}
         if since:
-            high = f"{inverted_seconds(since)}-~"  # behind every id
+            high = f"{inverted_seconds(since)}-~"  # after every id
             bounds += ["PartitionKey le @high_day", "RowKey lt @high"]
             given |= {"high_day": high[:DAY_DIGITS], "high": high}
         found = self._jobs.query_entities(
@@ -141,7 +141,7 @@ class Tables:
             yield from_entity(Part, entity)
 
     def active_parts(self) -> Iterator[Part]:
-        """Yield the parts that wait, and those that are with the service or on their way to it."""
+        """Yield the waiting, claimed and open parts."""
         query = "state eq 'waiting' or state eq 'open' or state eq 'claimed'"
         for entity in self._work.query_entities(query):
             yield from_entity(Part, entity)
@@ -153,13 +153,13 @@ class Tables:
             yield stored_from_entity(Part, entity)
 
     def bundle_members(self, bundle_id: str) -> Iterator[Stored[Part]]:
-        """Yield the parts that were claimed for a bundle."""
+        """Yield the parts that are claimed for a bundle."""
         query = "state eq 'bundled' and bundle eq @bundle"
         for entity in self._work.query_entities(query, parameters={"bundle": bundle_id}):
             yield stored_from_entity(Part, entity)
 
     def deployment(self, name: str) -> Deployment:
-        """Return what is known of a deployment; nothing, for one that was never used."""
+        """Return what is known of a deployment; an empty row for one that was never used."""
         return self._deployment(name)[0]
 
     def deployments(self) -> Iterator[Deployment]:
@@ -168,13 +168,13 @@ class Tables:
             yield from_entity(Deployment, entity)
 
     def record_tick(self, at: datetime) -> None:
-        """Write down when a tick came to its end."""
+        """Record when a tick finished."""
         from azure.data.tables import UpdateMode
 
         self._deployments.upsert_entity({"PartitionKey": "tick", "RowKey": "last", "at": at}, UpdateMode.REPLACE)
 
     def last_tick(self) -> datetime | None:
-        """Return when the last tick came to its end, None if none ever did."""
+        """Return when the last tick finished, None if none has yet."""
         from azure.core.exceptions import ResourceNotFoundError
 
         try:
@@ -184,10 +184,10 @@ class Tables:
         return datetime.fromtimestamp(at.timestamp(), UTC)
 
     def update_deployment(self, name: str, change: Callable[[Deployment], Deployment]) -> Deployment:
-        """Replace what is known of a deployment by what `change` makes of it, however many do so at once.
+        """Replace the row of a deployment with what `change` returns for it; after a conflict `change` is called again.
 
         Returns:
-            What is known now; nothing is written if it is the same as before.
+            The row as it is now; nothing is written if it has not changed.
         """
         while True:
             known, etag = self._deployment(name)
@@ -205,7 +205,7 @@ class Tables:
         return from_entity(Deployment, entity), str(entity.metadata["etag"])
 
     def _put_deployment(self, deployment: Deployment, etag: str | None) -> bool:
-        """Write the row, and return whether it was still as it had been read."""
+        """Write the row on condition that it has not changed since it was read. Return whether it was written."""
         from azure.core import MatchConditions
         from azure.core.exceptions import ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
         from azure.data.tables import UpdateMode
@@ -223,7 +223,7 @@ class Tables:
         return True
 
     def update[T: Row](self, stored: Stored[T], row: T) -> Stored[T]:
-        """Put `row` in the place of what was read. Return it with its new ETag.
+        """Replace the stored row with `row`. Return it with its new ETag.
 
         Raises:
             ConflictError: if the row has changed, or is gone, since it was read.
@@ -241,13 +241,13 @@ class Tables:
         return Stored(row, str(answer["etag"]))
 
     def change(self, changes: Iterable[Change]) -> None:
-        """Make all the changes to rows of one job, or none.
+        """Apply all the changes to rows of one job, or none.
 
-        Inserts beyond a transaction's limit go ahead of it, and count for nothing until it is made. Some that are there
-        already, from a run that died or from one at work elsewhere, are left as they are: they may have moved on.
+        Inserts beyond a transaction's limit are written before it, and have no effect until it succeeds. Rows that
+        exist already, from a run that died or from a concurrent one, are left as they are: they may have moved on.
 
         Raises:
-            ConflictError: if one of the rows has changed since it was read, or is there where it should not be.
+            ConflictError: if one of the rows has changed since it was read, or one to be inserted exists.
         """
         ahead, together = transactions([*changes])
         for some in ahead:
@@ -256,10 +256,10 @@ class Tables:
         self._transact([to_operation(change) for change in together])
 
     def finish(self, finished: FinishedJob) -> None:
-        """Enter the job into the history; doing it again changes nothing.
+        """Insert the job into the history; repeating it changes nothing.
 
         Raises:
-            ConflictError: if a later run of the job, which was retried, is in the history already.
+            ConflictError: if a later run of the job, after a retry, is in the history already.
         """
         from azure.core import MatchConditions
         from azure.core.exceptions import ResourceExistsError, ResourceModifiedError
@@ -276,14 +276,14 @@ class Tables:
                 raise ConflictError
             etag, if_still = found.metadata["etag"], MatchConditions.IfNotModified
             with contextlib.suppress(ResourceModifiedError):
-                # Replaced, not merged: what the run before a retry had and this one has not must go.
+                # Replaced, not merged: columns that only the run before a retry has must go.
                 self._jobs.update_entity(entity, UpdateMode.REPLACE, etag=etag, match_condition=if_still)
                 return
 
     def delete_active(self, active: ActiveJob) -> None:
-        """Delete the job's rows from work, its own last: as long as that one stands, the rest can be found.
+        """Delete the job's rows from work, the job row last: as long as it exists, the others can be found.
 
-        If that one has changed since it was read, somebody else has the job in hand, and it stays.
+        If it has changed since it was read, another instance works on the job, and it stays.
         """
         from azure.core import MatchConditions
 
@@ -297,12 +297,12 @@ class Tables:
                     [("delete", each, *([condition] if each["RowKey"] == JOB_ROW else ())) for each in entities]
                 )
             except ConflictError:
-                return  # somebody else has forgotten it
+                return  # another instance has deleted it
 
     def delete_orphaned_parts(self, finished: FinishedJob) -> None:
-        """Delete parts of a finished job that were inserted, ahead of a transaction, after it had been forgotten.
+        """Delete parts of a finished job that were inserted, before a transaction, after its rows had been deleted.
 
-        Those of higher attempts are left: the job is being retried.
+        Parts of higher attempts stay: the job is being retried.
         """
         from azure.core.exceptions import ResourceNotFoundError
 

@@ -272,6 +272,8 @@ def test_probes_take_turns() -> None:
         (61, 0, 20, [Reason.NO_ROOM, Reason.BEHIND]),
         (61, 2, 20, [Reason.NO_ROOM, Reason.BEHIND]),
         (61, 2, 0, [Reason.PROBES, Reason.BEHIND]),
+        (60 + 24 * 60, 2, 20, [Reason.PROBES, Reason.BEHIND]),
+        (60 + 48 * 60, 2, 20, [Reason.NO_ROOM, Reason.BEHIND]),
     ],
 )
 def test_a_refused_part_gets_the_deployment_to_itself_when_its_patience_ends(
@@ -355,6 +357,10 @@ def test_a_single_line_is_given_up_when_it_is_over_the_limit_or_was_refused_alon
         (a_part(state=PartState.OPEN, batch_status="validating"), Load(parts=1, tokens=1_000, undecided=1)),
         (
             a_part(state=PartState.OPEN, batch_status="validating", created_at=NOON - PATIENCE),
+            Load(parts=1, tokens=1_000),
+        ),
+        (
+            a_part(state=PartState.WAITING, create_intent_at=NOON - PATIENCE),
             Load(parts=1, tokens=1_000),
         ),
         (a_part(state=PartState.ENDED), Load()),

@@ -206,7 +206,7 @@ def test_a_job_whose_report_was_deleted_does_not_stop_the_list(visitor: Visitor,
     dropped = finished(stack.drop("page/deleted.jsonl", jsonl(line("one"))))
     stack.user.blobs.get_blob_client("batch-reports", f"{dropped.path}.json").delete_blob()
     visitor.row(dropped.name).get_by_role("button").click()
-    expect(visitor.page.get_by_role("status")).to_contain_text("somebody deleted it", timeout=PATIENCE)
+    expect(visitor.page.get_by_role("status")).to_contain_text("was deleted", timeout=PATIENCE)
     expect(visitor.page.locator("#fresh")).to_have_text("live", timeout=PATIENCE)
     assert [each for each in visitor.complaints if "410" not in each] == []
     visitor.complaints.clear()

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from devkit.azure_openai.process import AzureOpenAI
-from tests.end_to_end.bench import Bench, wait_for
+from tests.end_to_end.bench import Bench, Dropped, wait_for
 from tests.end_to_end.stories import answered, jsonl, lines, statuses
 
 BUSY: dict[str, Any] = {"kind": "status", "headers": {"Retry-After": "1"}}
@@ -51,3 +51,29 @@ def test_a_job_that_finds_no_room_waits_for_it_without_losing_an_attempt(
         assert report["status"] == "succeeded"
         assert statuses(report) == [(1, "completed")]
     assert [(wait["part"], wait["attempt"], wait["reason"]) for wait in report["waits"]] == [(1, 1, "token_limit")]
+
+
+@pytest.mark.parametrize("header", ["deployment", "file"])
+def test_a_job_waits_for_room_and_is_not_refused_whatever_the_header_counts(
+    stack: Bench, outspoken: AzureOpenAI, header: str
+) -> None:
+    service, deployment = outspoken, f"counted-{header}"
+    limits = {deployment: 150}
+    service.options(token_limits=limits, enqueued_header=header, quota_headers=True, in_progress_seconds=1e9)
+    # The header of the second, a small one, may tell of no more than itself.
+    sent = [_runs(stack, deployment, count) for count in (4, 1)]
+    late = stack.drop(f"trouble/{deployment}-late.jsonl", jsonl(*lines(4, body_model=deployment)))
+    assert stack.wait_for_wait(late.job_id) == "no_room"
+    service.options(in_progress_seconds=60)
+    for job in sent:
+        service.end_batch(job.batches()[0]["id"], "completed")
+    reports = [answered(job) for job in (*sent, late)]
+    assert [statuses(report) for report in reports] == [[(1, "completed")]] * 3
+    assert "token_limit" not in {wait["reason"] for report in reports for wait in report["waits"]}
+
+
+def _runs(stack: Bench, deployment: str, count: int) -> Dropped:
+    """Drop a file of so many lines, and return when the service runs it."""
+    dropped = stack.drop(f"trouble/{deployment}-{count}.jsonl", jsonl(*lines(count, body_model=deployment)))
+    wait_for(lambda: [each["status"] for each in stack.batches(dropped.job_id)] == ["in_progress"], "it to run")
+    return dropped

@@ -273,7 +273,7 @@ def test_what_is_not_well_is_said_with_the_reason(app: App, monkeypatch: pytest.
     checks = found["checks"]
     assert [name for name, check in checks.items() if check["ok"]] == ["blob", "queue", "table", "poison"]
     assert checks["service"]["detail"]
-    assert checks["tick"]["detail"] == "no tick has come to its end yet"
+    assert checks["tick"]["detail"] == "no tick has finished yet"
     app.tables.record_tick(clock.now() - timedelta(seconds=700))
     tick = check_health(app)["checks"]["tick"]
     assert not tick["ok"]
