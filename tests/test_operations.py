@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from batch_fn.core.jobs import Wait
+from batch_fn.core.waits import Wait
 
 PROJECT = Path(__file__).parents[1]
 PAGE = (PROJECT / "docs" / "operations.md").read_text()

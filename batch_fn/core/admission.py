@@ -11,7 +11,8 @@ from enum import StrEnum
 import msgspec
 
 from batch_fn.core.deployments import LONE_REFUSALS, Deployment, Load, seems_too_large
-from batch_fn.core.jobs import Part, PartState, Wait
+from batch_fn.core.jobs import Part, PartState
+from batch_fn.core.waits import Wait
 
 HOPELESS_AFTER = timedelta(days=1)
 """How long a single request is tried that is refused alone, where no limit explains it: others' batches may fill the

@@ -10,7 +10,8 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from batch_fn.core.jobs import Part, Refusals
+from batch_fn.core.jobs import Part
+from batch_fn.core.waits import Refusals
 
 EXTRA_FOR = timedelta(minutes=5)
 """How long tokens that only the service has counted are added to ours: other clients' batches end without a message."""

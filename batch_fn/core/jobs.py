@@ -13,6 +13,7 @@ import msgspec
 from batch_fn.core.batches import ServiceError
 from batch_fn.core.names import part_key, result_path, work_folder
 from batch_fn.core.troubles import Trouble
+from batch_fn.core.waits import Refusals, Wait
 
 
 class JobState(StrEnum):
@@ -100,36 +101,6 @@ class Estimate(msgspec.Struct, frozen=True):
     prompt_tokens: int
     cost: float | None
     """At the prices of that time; None where a deployment has no price."""
-
-
-class Wait(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a part waits, with the numbers behind it (see admission.py)."""
-
-    reason: str
-    message: str = ""
-    needed: int | None = None
-    """In tokens, like the next two."""
-    limit: int | None = None
-    enqueued: int | None = None
-    until: datetime | None = None
-
-
-ENVIRONMENT = "environment"
-"""The reason of a wait for storage, the service, an identity or disk space."""
-
-OWN_ERROR = "error"
-"""The reason of a wait after an error of the app itself on this job."""
-
-
-class Refusals(msgspec.Struct, frozen=True, kw_only=True):
-    """How often a part was refused because its deployment had no room for it."""
-
-    at: datetime
-    """The last time."""
-    count: int = 0
-    alone: int = 0
-    """Refusals with nothing else of ours enqueued."""
-    alone_since: datetime | None = None
 
 
 class InputRange(msgspec.Struct, frozen=True, kw_only=True):

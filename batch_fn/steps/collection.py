@@ -8,10 +8,11 @@ from typing import Any
 from batch_fn.app import App
 from batch_fn.core import troubles
 from batch_fn.core.batches import ServiceCallError, TransientServiceError, blames_no_line, failed_for_good
-from batch_fn.core.jobs import Job, JobState, Part, PartState, Wait
+from batch_fn.core.jobs import Job, JobState, Part, PartState
 from batch_fn.core.members import is_pending_member, with_bundle_batch
 from batch_fn.core.report import report_is_current
 from batch_fn.core.troubles import FULL_DISK, Trouble
+from batch_fn.core.waits import Wait
 from batch_fn.runtime import clock, log
 from batch_fn.runtime.memory import large_step_lock
 from batch_fn.steps import part_moves

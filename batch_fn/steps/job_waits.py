@@ -7,7 +7,8 @@ from datetime import datetime, timedelta
 import msgspec
 
 from batch_fn.app import App
-from batch_fn.core.jobs import ENVIRONMENT, OWN_ERROR, Job, JobState, Wait
+from batch_fn.core.jobs import Job, JobState
+from batch_fn.core.waits import ENVIRONMENT, OWN_ERROR, Wait
 from batch_fn.runtime import clock, log
 from batch_fn.storage.environment import describe, is_environmental
 from batch_fn.storage.rows import ConflictError, Stored

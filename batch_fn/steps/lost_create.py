@@ -9,7 +9,8 @@ from datetime import timedelta
 
 from batch_fn.app import App
 from batch_fn.core.batches import CLOCK_SKEW, ServiceCallError
-from batch_fn.core.jobs import Part, Wait
+from batch_fn.core.jobs import Part
+from batch_fn.core.waits import Wait
 from batch_fn.runtime import clock, log
 from batch_fn.steps import part_moves, trouble
 from batch_fn.storage.rows import Stored

@@ -9,7 +9,8 @@ import msgspec
 
 from batch_fn.app import App
 from batch_fn.core.batches import ServiceBatch, ServiceError
-from batch_fn.core.jobs import Part, PartState, Wait
+from batch_fn.core.jobs import Part, PartState
+from batch_fn.core.waits import Wait
 from batch_fn.runtime import clock, log
 from batch_fn.storage.rows import Stored
 

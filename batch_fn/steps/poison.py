@@ -6,7 +6,8 @@ import msgspec
 
 from batch_fn.app import App
 from batch_fn.core.batches import ServiceError
-from batch_fn.core.jobs import ENVIRONMENT, JobState, Part, PartState
+from batch_fn.core.jobs import JobState, Part, PartState
+from batch_fn.core.waits import ENVIRONMENT
 from batch_fn.runtime import clock, log
 from batch_fn.steps import part_moves
 from batch_fn.steps.intake import give_up_drop, is_complete, job_id_of, register

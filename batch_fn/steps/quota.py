@@ -16,7 +16,8 @@ from batch_fn.core import admission, deployments
 from batch_fn.core.admission import Decision, Reason
 from batch_fn.core.batches import Enqueued
 from batch_fn.core.deployments import Deployment, Load, limit_of
-from batch_fn.core.jobs import Part, Refusals
+from batch_fn.core.jobs import Part
+from batch_fn.core.waits import Refusals
 from batch_fn.runtime import clock, log
 from batch_fn.steps import part_moves
 from batch_fn.storage.rows import Stored

@@ -19,8 +19,9 @@ from batch_fn.core.batches import (
     TokenLimitError,
     failed_for_good,
 )
-from batch_fn.core.jobs import Part, Wait
+from batch_fn.core.jobs import Part
 from batch_fn.core.names import FILE_NAME
+from batch_fn.core.waits import Wait
 from batch_fn.runtime import clock, log
 from batch_fn.steps import lost_create, part_moves, quota
 from batch_fn.steps.trouble import backoff, wait_out

@@ -12,8 +12,9 @@ import msgspec
 from batch_fn.app import App
 from batch_fn.core.admission import Decision, Reason
 from batch_fn.core.batches import REQUEST_TOO_LARGE, ServiceCallError, ServiceError
-from batch_fn.core.jobs import Job, Part, PartState, Wait
+from batch_fn.core.jobs import Job, Part, PartState
 from batch_fn.core.planning import Limits, split
+from batch_fn.core.waits import Wait
 from batch_fn.runtime import clock, log
 from batch_fn.runtime.memory import large_step_lock
 from batch_fn.steps import lost_create, part_moves, quota, refusals, trouble

@@ -18,7 +18,8 @@ from batch_fn.core.batches import (
     ServiceError,
     TransientServiceError,
 )
-from batch_fn.core.jobs import Part, Wait
+from batch_fn.core.jobs import Part
+from batch_fn.core.waits import Wait
 from batch_fn.runtime import clock, log
 from batch_fn.steps import part_moves
 from batch_fn.storage.rows import Stored

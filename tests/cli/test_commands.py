@@ -10,7 +10,8 @@ from batch_fn.app import App
 from batch_fn.cli.commands import environment, main
 from batch_fn.cli.display import standing
 from batch_fn.cli.transfer import listed
-from batch_fn.core.jobs import Job, JobState, Part, PartState, Wait
+from batch_fn.core.jobs import Job, JobState, Part, PartState
+from batch_fn.core.waits import Wait
 from batch_fn.queries.job_detail import in_hand
 from batch_fn.settings import Settings
 from batch_fn.validation.check import check

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from batch_fn.core.admission import HOPELESS_AFTER, Decision, Reason, decide, load_of, record_queue_head
 from batch_fn.core.deployments import LONE_REFUSALS, Deployment, Load
-from batch_fn.core.jobs import Part, PartState, Refusals
+from batch_fn.core.jobs import Part, PartState
+from batch_fn.core.waits import Refusals
 from tests.conftest import NOON, a_part
 
 PATIENCE = timedelta(hours=1)

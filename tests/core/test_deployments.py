@@ -26,7 +26,8 @@ from batch_fn.core.deployments import (
     refused,
     wait_of,
 )
-from batch_fn.core.jobs import Part, PartState, Refusals
+from batch_fn.core.jobs import Part, PartState
+from batch_fn.core.waits import Refusals
 from tests.conftest import NOON, a_part
 
 FIRST_WAIT = timedelta(minutes=5)

@@ -6,8 +6,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from batch_fn.core.jobs import Estimate, JobState, Outcome, Part, PartState, Usage, Wait
+from batch_fn.core.jobs import Estimate, JobState, Outcome, Part, PartState, Usage
 from batch_fn.core.report import report, to_iso
+from batch_fn.core.waits import Wait
 from batch_fn.validation.findings import Finding
 from tests.conftest import JOB_ID, NOON, a_job, a_part
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from azure.core.exceptions import HttpResponseError
 
-from batch_fn.core.jobs import ENVIRONMENT, Job
+from batch_fn.core.jobs import Job
+from batch_fn.core.waits import ENVIRONMENT
 from batch_fn.queries.job_detail import show_job
 from batch_fn.steps import intake
 from batch_fn.steps.intake import ingest

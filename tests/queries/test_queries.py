@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from batch_fn.app import App
 from batch_fn.core.errors import NoSuchJobError, ReportGoneError
-from batch_fn.core.jobs import Estimate, Job, JobState, Member, Outcome, Part, PartState, Usage, Wait
+from batch_fn.core.jobs import Estimate, Job, JobState, Member, Outcome, Part, PartState, Usage
 from batch_fn.core.names import is_job_id
 from batch_fn.core.report import to_iso
+from batch_fn.core.waits import Wait
 from batch_fn.queries.deployments import list_deployments
 from batch_fn.queries.health import check_health
 from batch_fn.queries.job_detail import in_hand, progress, show_job, transitions
