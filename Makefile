@@ -1,10 +1,13 @@
 # Everything here installs into this folder (.venv, devkit/node_modules) and needs Python 3.13, Node 20 and make.
+# The one exception is a browser for the tests of the page, where this machine has none: playwright keeps it in its cache.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo run drop test crash storm bench screenshot scan bicep lint format clean
+.PHONY: setup install demo run drop test crash storm bench screenshot scan bicep lint format clean
 
-setup: .venv/.installed devkit/node_modules/.installed
+setup: install .venv/.browser
+
+install: .venv/.installed devkit/node_modules/.installed
 
 .venv/.installed: requirements.txt requirements-cli.txt devkit/requirements.txt tests/requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info[:2] >= (3, 13) else "batch_fn needs Python 3.13 or later: make setup PYTHON=python3.13")'
@@ -16,23 +19,28 @@ devkit/node_modules/.installed: devkit/package-lock.json
 	npm ci --prefix devkit --silent --no-audit --no-fund --ignore-scripts
 	@touch $@
 
-demo: setup
+# Only the tests of the page need a browser. It is looked for once; where none can be had, those tests are skipped.
+.venv/.browser: tests/requirements.txt | .venv/.installed
+	@$(BIN)/python -m tests.dashboard.browser
+	@touch $@
+
+demo: install
 	@$(BIN)/python -m devkit.demo
 
-run: setup
+run: install
 	@$(BIN)/python -m devkit.run $(if $(FORWARD),--forward "$(FORWARD)") $(if $(SPEED),--speed "$(SPEED)")
 
-drop: setup
+drop: install
 	@$(BIN)/python -m devkit.drop $(if $(FILE),"$(FILE)") $(if $(DEPLOYMENT),--deployment "$(DEPLOYMENT)")
 
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
-bench: setup .bench/packages/.installed
+bench: install .bench/packages/.installed
 	@$(BIN)/python -m bench $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY))
 
 # The yardsticks are for the benchmark only: they lie beside the environment of app and tests, not in it.
-.bench/packages/.installed: bench/requirements.txt | setup
+.bench/packages/.installed: bench/requirements.txt | install
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade --target .bench/packages -r bench/requirements.txt
 	@touch $@
 
@@ -40,30 +48,30 @@ bench: setup .bench/packages/.installed
 scan: .checkov/.installed
 	@$(BIN)/python -m tests.infra.scan
 
-.checkov/.installed: infra/requirements.txt | setup
+.checkov/.installed: infra/requirements.txt | install
 	$(PYTHON) -m venv .checkov
 	.checkov/bin/pip install --quiet --disable-pip-version-check -r infra/requirements.txt
 	@touch $@
 
 # Needs a bicep compiler: BICEP, or one on the PATH. WRITE=1 writes the snapshots that the tests read.
-bicep: setup
+bicep: install
 	@$(BIN)/python -m tests.infra.bicep $(if $(WRITE),--write)
 
-crash: setup
+crash: install
 	$(BIN)/python -m tests.reliability.crash $(if $(STORY),--story $(STORY)) $(if $(EVERY),--every $(EVERY)) $(if $(ONLY),--only $(ONLY))
 
-storm: setup
+storm: install
 	$(BIN)/python -m tests.reliability.storm $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS))
 
 screenshot: setup
 	@$(BIN)/python -m tests.dashboard.screenshot
 
-lint: setup
+lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: setup
+format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

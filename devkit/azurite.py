@@ -1,4 +1,4 @@
-"""Azurite, Microsoft's storage emulator, as a child process: blobs, queues and tables on free ports of 127.0.0.1.
+"""Azurite, Microsoft's storage emulator, as a child process: blobs, queues and tables on ports of 127.0.0.1.
 
     with Azurite() as azurite:
         BlobServiceClient.from_connection_string(azurite.connection_string)
@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -34,12 +35,15 @@ class AzuriteError(Exception):
 
 
 class Azurite:
-    """One Azurite. `data` is its folder, created if absent; without it a temporary one, gone when the context ends."""
+    """One Azurite. `data` is its folder, created if absent; without it a temporary one, gone when the context ends.
 
-    def __init__(self, data: Path | None = None) -> None:
+    `ports` are those of blobs, queues and tables; 0 is a free one.
+    """
+
+    def __init__(self, data: Path | None = None, ports: Sequence[int] = (0, 0, 0)) -> None:
         self._data = data or Path(tempfile.mkdtemp(prefix="azurite-"))
         self._is_temporary = data is None
-        self._ports = dict.fromkeys(SERVICES, 0)
+        self._ports = dict(zip(SERVICES, ports, strict=True))
         self._process: subprocess.Popen[str] | None = None
 
     @property
@@ -49,7 +53,7 @@ class Azurite:
         return f"DefaultEndpointsProtocol=http;AccountName={ACCOUNT};AccountKey={ACCOUNT_KEY};{''.join(endpoints)}"
 
     def start(self) -> None:
-        """Return when all three services listen: on free ports the first time, on the same ones after that."""
+        """Return when all three services listen: on free ports only the first time, on the same ones after that."""
         if not _PROGRAM.exists():
             raise AzuriteError("Azurite is not installed here: run `make setup`.")
         self._data.mkdir(parents=True, exist_ok=True)

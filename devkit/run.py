@@ -1,6 +1,7 @@
 """`make run`: the whole of batch_fn on this machine, kept up until Ctrl-C, with its data kept between runs in .devkit/.
 
-In another terminal, `make drop FILE=my.jsonl` sends a file to it.
+In another terminal, `make drop FILE=my.jsonl` sends a file to it, and `python -m batch_fn` finds it. Storage and host
+listen on their well-known ports if these are free, else on others.
 """
 
 import argparse
@@ -8,10 +9,12 @@ import os
 import signal
 import sys
 import threading
+from pathlib import Path
 
 from azure.core.exceptions import AzureError
 
 from batch_fn.cli.display import open_console
+from devkit import ports
 from devkit.azurite import AzuriteError
 from devkit.host.process import HostError
 from devkit.host_log import readable
@@ -71,12 +74,14 @@ def _read_arguments() -> argparse.Namespace:
 
 
 def _stack(arguments: argparse.Namespace) -> Stack:
+    [host_port] = ports.free_or_any(ports.HOST)
     return Stack(
         SETTINGS,
         service={"speed": arguments.speed, "forward": arguments.forward},
         # A lock that a killed host left behind would keep the tick waiting for a minute.
-        host={"log": str(LOG), "break_locks": True, **IMPATIENT},
+        host={"port": host_port, "log": str(LOG), "break_locks": True, **IMPATIENT},
         data=FOLDER / "azurite",
+        storage_ports=ports.free_or_any(ports.STORAGE),
     )
 
 
@@ -112,8 +117,11 @@ def _say_where(terminal: Terminal, stack: Stack, arguments: argparse.Namespace) 
         "Azure OpenAI": f"an emulator at {stack.service.url}, api-key {stack.service.api_key}; it {answers}, "
         f"{arguments.speed:g} times as fast as the real one",
         "Functions": f"a host at {stack.host.url}, running the app's {len(stack.host.functions)} functions",
+        "page": f"{stack.host.url}/api/dashboard",
+        "key of the page": stack.host.keys["function"],
         "log": f"{shown(LOG)} in full; below, what matters of it",
         "to drop a file": "make drop FILE=devkit/samples/good.jsonl    (in another terminal)",
+        "to see the jobs": f"{shown(Path(sys.executable))} -m batch_fn jobs    (it finds what runs here)",
         "or": f"put a blob into the container {stack.settings.input_container}, "
         f"and wait for its report in {stack.settings.reports_container}",
         "to stop": "Ctrl-C",

@@ -7,7 +7,7 @@ with Stack() as stack:
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -46,6 +46,7 @@ class Stack:
     """The three of them, started together and ended together.
 
     `settings` are the app's (and override the devkit's own), `service` are options of the emulator, `host` of the host.
+    `data` and `storage_ports` are Azurite's.
     """
 
     def __init__(
@@ -55,8 +56,9 @@ class Stack:
         service: Mapping[str, object] | None = None,
         host: Mapping[str, str | float | bool] | None = None,
         data: Path | None = None,
+        storage_ports: Sequence[int] = (0, 0, 0),
     ) -> None:
-        self.azurite = Azurite(data)
+        self.azurite = Azurite(data, storage_ports)
         self.service = AzureOpenAI(**(service or {}))  # type: ignore[arg-type]
         self._given = dict(settings or {})
         self._host_options = {"events": True, **(host or {})}

@@ -14,6 +14,7 @@ from batch_fn.core.jobs import InputRange, Job, Part
 from batch_fn.settings import Settings
 from devkit.azure_openai.process import AzureOpenAI
 from devkit.azurite import Azurite
+from tests.dashboard.browser import NO_BROWSER
 
 hypothesis.settings.register_profile("tests", deadline=None)  # how long an example takes says more of the machine
 hypothesis.settings.load_profile("tests")
@@ -46,6 +47,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("xdist_group") is None:
             shares_azurite = "azurite" in getattr(item, "fixturenames", ())
             item.add_marker(pytest.mark.xdist_group("azurite" if shares_azurite else item.path.stem))
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Say on the last line that tests were skipped for want of a browser, and how to get one."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None:  # in a worker of pytest-xdist
+        return
+    if count := sum(NO_BROWSER in str(report.longrepr) for report in reporter.stats.get("skipped", [])):
+        reporter.write_line(f"{count} tests were skipped. {NO_BROWSER}")
 
 
 def a_job(**changes: object) -> Job:

@@ -70,14 +70,32 @@ def main(arguments: list[str]) -> int:
 
 
 def environment(file: Path = SETTINGS_FILE) -> dict[str, str]:
-    """Return the environment, with what `local.settings.json` adds to it, as `func` does. Raises: CommandError."""
+    """Return the environment, with what `local.settings.json` adds to it, as `func` does. Raises: CommandError.
+
+    Where neither names the storage, the settings are those of the stack that `make run` keeps up, if there is one.
+    """
     values: Mapping[str, object] = {}
     if file.is_file():
         try:
             values = json.loads(file.read_text(encoding="utf-8-sig")).get("Values") or {}
         except (ValueError, AttributeError) as error:
             raise CommandError(f"{file} cannot be read as JSON: {error}") from None
-    return {name: str(value) for name, value in values.items()} | dict(os.environ)
+    given = {name: str(value) for name, value in values.items()} | dict(os.environ)
+    has_storage = any(value.strip() for name, value in given.items() if name.startswith("BatchStorage"))
+    return given if has_storage else given | _settings_of_running_stack()
+
+
+def _settings_of_running_stack() -> dict[str, str]:
+    try:
+        from devkit.run_file import NotRunningError, find
+    except ImportError:  # the command line is used without the devkit
+        return {}
+    try:
+        settings = find().environment
+    except NotRunningError:
+        return {}
+    _say("Using the stack of `make run`.")
+    return settings
 
 
 def _app() -> App:
@@ -96,7 +114,21 @@ files_argument = click.argument(
 deployment_option = click.option("--deployment", help="Fills in the model of lines that have none.")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Command(click.Command):
+    """A command whose first paragraph of help stands whole in the list of commands; click cuts it to one line."""
+
+    def get_short_help_str(self, limit: int = 45) -> str:  # noqa: ARG002
+        """Return the first paragraph."""
+        return " ".join((self.help or "").partition("\n\n")[0].split())
+
+
+class Commands(click.Group):
+    """All commands."""
+
+    command_class = Command
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 def commands() -> None:
     """Drop files, and see to their jobs."""
 
@@ -121,11 +153,12 @@ def drop(
         for file, each in zip(files, names, strict=True):
             dropped = upload(app, file, each, deployment, display)
             drops[dropped] = each
-    if not (wait or out):
-        rows = [{"job_id": dropped, "name": each} for dropped, each in drops.items()]
-        _write(as_json, {"jobs": rows}, [f"{row['job_id']}  {printable(row['name'])}" for row in rows])
-        return 0
-    return _wait_for(app, drops, out, as_json=as_json)
+        done = _wait_for(app, drops, out, display) if wait or out else None
+    if done is not None:
+        return _write_results(done, as_json=as_json)
+    rows = [{"job_id": dropped, "name": each} for dropped, each in drops.items()]
+    _write(as_json, {"jobs": rows}, [f"{row['job_id']}  {printable(row['name'])}" for row in rows])
+    return 0
 
 
 @commands.command()
@@ -200,7 +233,9 @@ def retry(job: str, *, wait: bool, out: Path | None, as_json: bool) -> int:
     app = _app()
     entered = retry_job(app, job)
     if wait or out:
-        return _wait_for(app, {job: entered.name}, out, as_json=as_json)
+        with Display() as display:
+            done = _wait_for(app, {job: entered.name}, out, display)
+        return _write_results(done, as_json=as_json)
     detail = job_detail.show_job(app, job)
     _write(as_json, detail, [f"{job}  {detail['status']}"])
     return 0
@@ -258,13 +293,17 @@ def fetch(job: str, out: Path, *, as_json: bool) -> int:
     return 0
 
 
-def _wait_for(app: App, drops: Mapping[str, str], out: Path | None, *, as_json: bool) -> int:
-    """Wait until the jobs are done, bring their results if asked for. Return the exit code."""
+def _wait_for(app: App, drops: Mapping[str, str], out: Path | None, display: Display) -> list[JobDetail]:
+    """Return the jobs when all are done, each with the files that its results were brought into, if asked for."""
     results: list[JobDetail] = []
-    with Display() as display:
-        for detail in followed(app, drops, display):
-            files = save(app, detail, out) if out else {}
-            results.append(detail | {"files": [*map(str, files)]})
+    for detail in followed(app, drops, display):
+        files = save(app, detail, out) if out else {}
+        results.append(detail | {"files": [*map(str, files)]})
+    return results
+
+
+def _write_results(results: list[JobDetail], *, as_json: bool) -> int:
+    """Write how the jobs ended. Return the exit code."""
     lines: list[str] = []
     for result in results:
         lines += [*summary(result), *(f"  {printable(file)}" for file in result["files"])]

@@ -33,6 +33,11 @@ class ServiceClock:
         woken, self._changed = self._changed, asyncio.Event()
         woken.set()
 
+    def reset(self) -> None:
+        """Count from 0 again: much faster seconds than usual are so many that no fraction of one is left."""
+        self.change(held=False)
+        self._passed = 0.0
+
     async def sleep(self, seconds: float) -> None:
         """Return when `seconds` of service time have passed, and the clock is not held: a hold stops a sleep of 0."""
         await self.sleep_until(self.now() + seconds)

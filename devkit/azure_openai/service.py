@@ -41,7 +41,7 @@ class Service:
         self.faults.clear()
         self.requests.clear()
         self.change_options(self._first_options)
-        self.clock.change(held=False)
+        self.clock.reset()
 
 
 SERVICE = web.AppKey("service", Service)

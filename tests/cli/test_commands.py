@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from batch_fn.app import App
-from batch_fn.cli.commands import environment, main
+from batch_fn.cli.commands import commands, environment, main
 from batch_fn.cli.display import standing
 from batch_fn.cli.transfer import listed
 from batch_fn.core.jobs import Job, JobState, Part, PartState
@@ -16,6 +16,7 @@ from batch_fn.queries.job_detail import in_hand
 from batch_fn.settings import Settings
 from batch_fn.validation.check import check
 from batch_fn.validation.requests import Rules
+from devkit import run_file
 from devkit.azurite import Azurite
 from devkit.stack import provision
 from tests.conftest import NOON, a_job, a_part
@@ -27,8 +28,10 @@ GOOD, BAD = PROJECT / "devkit/samples/good.jsonl", PROJECT / "devkit/samples/bad
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with no settings file, and an environment without the app's settings."""
+    """A folder with no settings file, and an environment without the app's settings; nothing runs here."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run_file, "FOLDER", tmp_path)
+    monkeypatch.setattr(run_file, "RUN_FILE", tmp_path / "run.json")
     for name in ("BatchStorage", "AZURE_OPENAI_ENDPOINT", "AZURE_OPENAI_API_KEY", "MIXED_FILES", "MAX_DROP_BYTES"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
@@ -92,6 +95,56 @@ def test_a_broken_settings_file_is_told(elsewhere: Path, capfd: pytest.CaptureFi
     (elsewhere / "local.settings.json").write_text("{")
     assert main(["jobs"]) == 1
     assert "local.settings.json cannot be read" in capfd.readouterr().err
+
+
+RUNNING = run_file.Running(
+    pid=1,
+    environment={"BatchStorage": "UseDevelopmentStorage=true", "AZURE_OPENAI_ENDPOINT": "http://127.0.0.1:1"},
+    service_url="http://127.0.0.1:1",
+    host_url="http://127.0.0.1:2",
+    log="host.log",
+)
+
+
+def test_where_no_storage_is_named_it_is_that_of_the_stack_that_runs_here(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AZURE_OPENAI_ENDPOINT", "https://real.openai.azure.com")
+    monkeypatch.setenv("BatchStorage__blobServiceUri", " ")
+    with run_file.hold() as held:
+        held.write(RUNNING)
+        found = environment()
+    assert RUNNING.environment.items() <= found.items(), "its storage goes with its own service"
+    out, err = capfd.readouterr()
+    assert (out, err) == ("", "Using the stack of `make run`.\n")
+    assert "BatchStorage" not in environment(), "it does not run any more"
+
+
+@pytest.mark.parametrize("name", ["BatchStorage", "BatchStorage__blobServiceUri"])
+def test_where_a_storage_is_named_the_stack_that_runs_here_is_left_alone(
+    name: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(name, "https://mine.blob.core.windows.net")
+    with run_file.hold() as held:
+        held.write(RUNNING)
+        found = environment()
+    assert found[name] == "https://mine.blob.core.windows.net"
+    assert "AZURE_OPENAI_ENDPOINT" not in found
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("width", ["80", "40"])
+def test_the_list_of_commands_cuts_no_text(
+    width: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", width)
+    assert main(["--help"]) == 0
+    shown = " ".join(capfd.readouterr().out.partition("Commands:")[2].split())
+    assert commands.commands
+    for name, command in commands.commands.items():
+        first_paragraph = (command.help or "").partition("\n\n")[0]
+        assert f"{name} {' '.join(first_paragraph.split())}" in shown
+    assert "..." not in shown
 
 
 @pytest.mark.parametrize("arguments", [["nonsense"], ["validate"], ["validate", "absent"], ["jobs", "--limit", "0"]])

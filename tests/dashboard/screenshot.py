@@ -3,7 +3,8 @@
 import sys
 
 from devkit.stack import PROJECT
-from tests.dashboard.visitor import Visitor, open_browser
+from tests.dashboard.browser import NoBrowserError, open_browser
+from tests.dashboard.visitor import Visitor
 from tests.end_to_end.bench import Bench
 from tests.end_to_end.stories import jsonl, line, lines
 
@@ -13,10 +14,10 @@ PICTURE = PROJECT / "docs/dashboard.png"
 def main() -> int:
     """Write the picture. Return the exit code."""
     with (
+        open_browser() as browser,
         Bench(
             {"MAX_ATTEMPTS": "1", "PRICES": "global-batch=75/300"}, service={"token_limits": {"global-batch": 50_000}}
         ) as stack,
-        open_browser() as browser,
     ):
         stack.drop("sales/monday.jsonl", jsonl(*lines(40))).wait()
         stack.drop("sales/tuesday.jsonl", jsonl(line("twice"), line("twice"))).wait()
@@ -34,4 +35,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except NoBrowserError as error:
+        sys.exit(str(error))

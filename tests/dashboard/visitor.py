@@ -1,35 +1,15 @@
 """Somebody with a browser, who has the page open."""
 
 import re
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-from playwright.sync_api import Browser, ConsoleMessage, Dialog, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Dialog, Locator, Page, expect
 
 from devkit.stack import PROJECT, Stack
 
-PATIENCE = 30_000  # milliseconds; the page asks every three seconds, and the machine may be busy
+PATIENCE = 60_000  # milliseconds; the page asks every three seconds, and the machine may be busy
+expect.set_options(timeout=PATIENCE)
 AXE = PROJECT / "devkit/node_modules/axe-core/axe.min.js"
-
-
-class NoChromiumError(Exception):
-    """There is no Chromium on this machine; the message says what to do."""
-
-
-@contextmanager
-def open_browser() -> Iterator[Browser]:
-    """Yield Chromium, without a window. Raises: NoChromiumError."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        raise NoChromiumError("The page is tested in Chromium, which is not here. On Debian: apt-get install chromium.")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--disable-gpu"])
-        try:
-            yield browser
-        finally:
-            browser.close()
 
 
 class Visitor:
@@ -47,24 +27,24 @@ class Visitor:
 
     def come(self, query: str = "") -> None:
         self.page.goto(self._url + query)
-        expect(self.page.get_by_role("dialog", name="Function key")).to_be_visible(timeout=PATIENCE)
+        expect(self.page.get_by_role("dialog", name="Function key")).to_be_visible()
 
     def give_key(self) -> None:
         self.page.get_by_label("Key", exact=True).fill(self._key)
         self.page.keyboard.press("Enter")
-        expect(self.page.locator("#fresh")).to_have_text("live", timeout=PATIENCE)
+        expect(self.page.locator("#fresh")).to_have_text("live")
 
     def row(self, name: str) -> Locator:
         button = self.page.get_by_role("button", name=name, exact=True)
         return self.page.get_by_role("row").filter(has=button)
 
     def sees(self, name: str, status: str) -> None:
-        expect(self.row(name).locator(".state")).to_have_text(re.compile(rf"^\S {status}$"), timeout=PATIENCE)
+        expect(self.row(name).locator(".state")).to_have_text(re.compile(rf"^\S {status}$"))
 
     def opens(self, name: str) -> Locator:
         self.row(name).get_by_role("button").click()
         detail = self.page.locator("#detail")
-        expect(detail.get_by_role("heading", level=2)).to_have_text(f"\u2068{name}\u2069", timeout=PATIENCE)
+        expect(detail.get_by_role("heading", level=2)).to_have_text(f"\u2068{name}\u2069")
         return detail
 
     def searches(self, prefix: str) -> None:

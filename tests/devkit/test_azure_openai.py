@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -25,6 +25,7 @@ type Client = OpenAI | openai.AzureOpenAI
 
 TERMINAL = {"completed", "failed", "expired", "cancelled"}
 TO_CHAT: dict[str, Any] = {"endpoint": "/chat/completions", "completion_window": "24h"}
+PATIENCE = 60  # seconds
 DAYS_14, DAYS_30 = 1_209_600, 2_592_000
 
 
@@ -86,11 +87,17 @@ def create(client: Client, content: list[str] | bytes, **changes: Any) -> Batch:
 
 def wait(client: Client, batch: Batch, *statuses: str) -> Batch:
     """The batch as soon as it has one of the statuses, or has ended."""
-    until = time.monotonic() + 10
-    while (batch := client.batches.retrieve(batch.id)).status not in {*statuses, *TERMINAL}:
-        assert time.monotonic() < until, batch
+    wanted = {*statuses, *TERMINAL}
+    return wait_for(lambda: found if (found := client.batches.retrieve(batch.id)).status in wanted else None)
+
+
+def wait_for[T](look: Callable[[], T | None]) -> T:
+    """What `look` returns, as soon as it is true."""
+    until = time.monotonic() + PATIENCE
+    while not (seen := look()):
+        assert time.monotonic() < until, seen
         time.sleep(0.01)
-    return batch
+    return seen
 
 
 def run(client: Client, content: list[str] | bytes, **changes: Any) -> Batch:
@@ -129,8 +136,7 @@ def test_file_from_upload_to_delete(client: Client) -> None:
 def test_file_is_pending_until_it_is_processed(v1: OpenAI) -> None:
     file = upload(v1, [line(1)])
     assert str(file.status) == "pending"
-    time.sleep(0.02)
-    assert v1.files.retrieve(file.id).status == "processed"
+    assert wait_for(lambda: v1.files.retrieve(file.id).status == "processed")
 
 
 def test_list_of_files_has_pages(v1: OpenAI) -> None:
@@ -173,8 +179,7 @@ def test_expired_files_vanish_but_not_below_a_running_batch(v1: OpenAI, emulator
     gone = upload(v1, [line(1)], expires_after={"seconds": DAYS_14, "anchor": "created_at"})
     batch = v1.batches.create(input_file_id=gone.id, **TO_CHAT)
     emulator.options(speed=DAYS_14 * 100)
-    time.sleep(0.05)
-    assert gone.id not in [file.id for file in v1.files.list()]
+    assert wait_for(lambda: gone.id not in [file.id for file in v1.files.list()])
     assert v1.files.retrieve(kept.id)
     assert wait(v1, batch).status == "completed"
 
@@ -212,7 +217,7 @@ def test_file_quota(v1: OpenAI, emulator: AzureOpenAI) -> None:
     ],
 )
 def test_access(emulator: AzureOpenAI, headers: dict[str, str], status: int) -> None:
-    response = requests.get(f"{emulator.v1_url}batches", headers=headers, timeout=5)
+    response = requests.get(f"{emulator.v1_url}batches", headers=headers, timeout=PATIENCE)
     assert response.status_code == status
     assert {"apim-request-id", "x-request-id", "x-ms-region"} <= {name.lower() for name in response.headers}
     if status == 401:
@@ -235,7 +240,7 @@ def test_access(emulator: AzureOpenAI, headers: dict[str, str], status: int) -> 
     ],
 )
 def test_versions_and_paths(emulator: AzureOpenAI, path: str, status: int) -> None:
-    response = requests.get(emulator.url + path, headers={"api-key": emulator.api_key}, timeout=5)
+    response = requests.get(emulator.url + path, headers={"api-key": emulator.api_key}, timeout=PATIENCE)
     assert response.status_code == status
     assert ("error" in response.json()) == (status != 200)
 
@@ -244,18 +249,22 @@ def test_versions_and_paths(emulator: AzureOpenAI, path: str, status: int) -> No
 
 
 def test_batch_goes_through_its_statuses(client: Client, emulator: AzureOpenAI) -> None:
-    emulator.options(seconds_per_line=20, speed=1000)
+    """Each step takes ten thousand times as long as the one before it, so that it is the speed that lets it be over."""
+    emulator.options(speed=1e-3, validating_seconds=1, in_progress_seconds=1, finalizing_seconds=1e16)
     before = int(time.time())
-    batch = create(client, [line(n) for n in range(20)], metadata={"job": "a"})
-    seen, counts = [batch.status], []
-    while batch.status not in TERMINAL:
-        batch = client.batches.retrieve(batch.id)
-        seen.append(batch.status)
-        assert batch.request_counts
-        counts.append(batch.request_counts.completed)
-    assert list(dict.fromkeys(seen)) == ["validating", "in_progress", "finalizing", "completed"]
-    assert counts == sorted(counts)
-    assert len(set(counts)) > 5
+    batch = create(client, [line(n, f"[[slow {10 ** (4 * n)}]]") for n in (3, 2, 1)], metadata={"job": "a"})
+    steps = {
+        1e-3: ("validating", 0),
+        1e1: ("in_progress", 0),
+        1e5: ("in_progress", 1),
+        1e9: ("in_progress", 2),
+        1e13: ("finalizing", 3),
+        1e17: ("completed", 3),
+    }
+    for speed, step in steps.items():
+        emulator.options(speed=speed)
+        assert wait_for(lambda step=step: progress(client, batch) == step)  # type: ignore[misc]
+    batch = client.batches.retrieve(batch.id)
     assert batch.metadata == {"job": "a"}
     assert batch.created_at >= before
     assert batch.expires_at == batch.created_at + 24 * 3600
@@ -264,9 +273,21 @@ def test_batch_goes_through_its_statuses(client: Client, emulator: AzureOpenAI) 
     assert batch.completed_at
     assert before <= batch.in_progress_at <= batch.finalizing_at <= batch.completed_at <= time.time()
     order = [row["custom_id"] for row in rows(client, batch.output_file_id)]
+    assert order == ["task-1", "task-2", "task-3"]
+    assert client.files.content(batch.error_file_id or "").content == b""
+
+
+def progress(client: Client, batch: Batch) -> tuple[str, int]:
+    batch = client.batches.retrieve(batch.id)
+    assert batch.request_counts
+    return batch.status, batch.request_counts.completed
+
+
+def test_answers_are_not_in_the_order_of_the_input(v1: OpenAI) -> None:
+    batch = run(v1, [line(n) for n in range(20)])
+    order = [row["custom_id"] for row in rows(v1, batch.output_file_id)]
     assert sorted(order) == sorted(f"task-{n}" for n in range(20))
     assert order != [f"task-{n}" for n in range(20)]
-    assert client.files.content(batch.error_file_id or "").content == b""
 
 
 def test_responses_endpoint(v1: OpenAI) -> None:
@@ -325,10 +346,11 @@ def test_cancelled_batch_has_partial_results(v1: OpenAI, emulator: AzureOpenAI) 
     for where, lost in (("nowhere", set[str]()), ("error_file", {"task-2", "task-3", "task-4"})):
         emulator.options(unfinished_when_cancelled=where)
         batch = create(v1, content)
-        while not (batch.request_counts and batch.request_counts.completed):
-            batch = v1.batches.retrieve(batch.id)
+        assert wait_for(lambda batch=batch: progress(v1, batch) == ("in_progress", 1))  # type: ignore[misc]
+        emulator.hold()
         assert v1.batches.cancel(batch.id).status == "cancelling"
         assert v1.batches.cancel(batch.id).status == "cancelling"
+        emulator.release()
         batch = wait(v1, batch)
         assert batch.status == "cancelled"
         assert batch.cancelled_at
@@ -359,8 +381,7 @@ def test_hold_stops_every_batch(v1: OpenAI, emulator: AzureOpenAI) -> None:
     emulator.options(validating_seconds=0)
     emulator.hold()
     batch = create(v1, [line(1)])
-    time.sleep(0.1)
-    assert v1.batches.retrieve(batch.id).status == "validating"
+    assert {v1.batches.retrieve(batch.id).status for _ in range(20)} == {"validating"}
     emulator.release()
     assert wait(v1, batch).status == "completed"
 
@@ -498,7 +519,7 @@ def test_quota_refused_at_create(v1: OpenAI, emulator: AzureOpenAI) -> None:
 
 def test_quota_refused_later(v1: OpenAI, emulator: AzureOpenAI) -> None:
     content = [line(1, "x" * 1000)]
-    emulator.options(token_limit=tokens(content), refuse="later", quota_headers=False, in_progress_seconds=1000)
+    emulator.options(token_limit=tokens(content), refuse="later", quota_headers=False, in_progress_seconds=1e9)
     first = wait(v1, create(v1, content), "in_progress")
     second = run(v1, content)
     assert (second.status, codes(second)) == ("failed", ["token_limit_exceeded"])
@@ -589,7 +610,7 @@ def test_filter_and_order(v1: OpenAI, emulator: AzureOpenAI) -> None:
             f"{emulator.url}/openai/batches",
             params={"api-version": version, "$filter": expression, **query},
             headers={"api-key": emulator.api_key},
-            timeout=5,
+            timeout=PATIENCE,
         )
         return [row["id"] for row in response.json()["data"]] if response.ok else response.status_code
 
@@ -604,12 +625,12 @@ def test_filter_and_order(v1: OpenAI, emulator: AzureOpenAI) -> None:
 
 
 def test_list_may_lag_behind(v1: OpenAI, emulator: AzureOpenAI) -> None:
-    emulator.options(list_delay=0.3)
+    emulator.options(list_delay=1e6)
     batch = create(v1, [line(1)])
     assert list(v1.batches.list()) == []
     assert v1.batches.retrieve(batch.id)
-    time.sleep(0.3)
-    assert [each.id for each in v1.batches.list()] == [batch.id]
+    emulator.options(list_delay=0.01)
+    assert wait_for(lambda: [each.id for each in v1.batches.list()]) == [batch.id]
 
 
 # --- quirks ----------------------------------------------------------------------------------------------------------
@@ -636,7 +657,7 @@ def test_quirk_of_a_missing_error_file(v1: OpenAI, emulator: AzureOpenAI) -> Non
 
 def test_unknown_options_are_refused(emulator: AzureOpenAI) -> None:
     for changes in ({"quirks": ["none such"]}, {"none_such": 1}, {"speed": 0}):
-        response = requests.patch(f"{emulator.url}/control/options", json=changes, timeout=5)
+        response = requests.patch(f"{emulator.url}/control/options", json=changes, timeout=PATIENCE)
         assert response.status_code == 400
 
 
@@ -722,9 +743,10 @@ def test_reset_leaves_nothing(v1: OpenAI, emulator: AzureOpenAI) -> None:
     run(v1, [line(1)])
     emulator.hold()
     create(v1, [line(1)])
-    emulator.options(speed=1, quirks="all")
+    emulator.options(speed=1e17, quirks="all")
     emulator.reset()
     state = emulator.state()
+    assert state["service_seconds"] < 1e9
     assert (state["batches"], state["files"], state["held"]) == ([], [], False)
     assert (state["options"]["speed"], state["options"]["quirks"]) == (2000, [])
     assert (emulator.executions(), emulator.requests()) == ([], {})
@@ -736,9 +758,9 @@ def test_program_prints_one_line_and_ends_on_a_signal() -> None:
         assert program.stdout
         told = json.loads(program.stdout.readline())
         assert told["api_key"] == "k"
-        assert requests.get(f"{told['url']}/control/state", timeout=5).json()["options"]["speed"] == 9
+        assert requests.get(f"{told['url']}/control/state", timeout=PATIENCE).json()["options"]["speed"] == 9
         program.send_signal(signal.SIGTERM)
-        assert program.wait(timeout=5) == 0
+        assert program.wait(timeout=PATIENCE) == 0
         assert program.stdout.read() == ""
 
 
@@ -749,16 +771,13 @@ def test_program_ends_with_its_parent() -> None:
         "child = subprocess.Popen(command, stdout=subprocess.PIPE)\n"
         "child.stdout.readline()\n"
         "print(child.pid, flush=True)\n"
-        "time.sleep(60)\n"
+        "time.sleep(600)\n"
     )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout
         child = int(parent.stdout.readline())
         parent.kill()
-    until = time.monotonic() + 5
-    while time.monotonic() < until and runs(child):
-        time.sleep(0.05)
-    assert not runs(child)
+    assert wait_for(lambda: not runs(child))
 
 
 def runs(process_id: int) -> bool:

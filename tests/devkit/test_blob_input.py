@@ -13,7 +13,18 @@ from openai.types import Batch
 
 from devkit.azure_openai.process import AzureOpenAI
 from devkit.azurite import Azurite
-from tests.devkit.test_azure_openai import TO_CHAT, Client, codes, dated_client, line, tokens, v1_client, wait
+from tests.devkit.test_azure_openai import (
+    TO_CHAT,
+    Client,
+    codes,
+    dated_client,
+    line,
+    progress,
+    tokens,
+    v1_client,
+    wait,
+    wait_for,
+)
 
 pytestmark = pytest.mark.xdist_group("blob_input")
 
@@ -199,12 +210,13 @@ def test_odd_names_of_inputs(v1: Client, blobs: Blobs, name: str) -> None:
 # --- other ends ------------------------------------------------------------------------------------------------------
 
 
-def test_cancelled_batch_has_partial_results(client: Client, blobs: Blobs) -> None:
+def test_cancelled_batch_has_partial_results(client: Client, emulator: AzureOpenAI, blobs: Blobs) -> None:
     batch = create(client, blobs, [line(1), *(line(n, "[[slow 1000000]]") for n in range(2, 5))])
-    while not (batch.request_counts and batch.request_counts.completed):
-        batch = client.batches.retrieve(batch.id)
+    assert wait_for(lambda: progress(client, batch) == ("in_progress", 1))
+    emulator.hold()
     assert client.batches.cancel(batch.id).status == "cancelling"
     assert client.batches.cancel(batch.id).status == "cancelling"
+    emulator.release()
     batch = wait(client, batch)
     output, errors = urls(batch)
     assert batch.status == "cancelled"
@@ -317,16 +329,15 @@ def test_role_may_come_before_validation(v1: Client, emulator: AzureOpenAI, blob
 def test_modified_input(
     v1: Client, emulator: AzureOpenAI, blobs: Blobs, how: str, moment: str, limit: int | None
 ) -> None:
-    emulator.options(token_limit=limit, in_progress_seconds=600)
-    if moment == "validating":
-        emulator.hold()
+    seconds = {f"{moment}_seconds": 1e9}  # it stays in that moment until time goes faster
+    emulator.options(token_limit=limit, **seconds)
     batch = wait(v1, create(v1, blobs, [line(1)]), moment)
-    emulator.hold()
+    assert batch.status == moment
     if how == "changed":
         blobs.put([line(1)])  # the same content has another ETag all the same
     else:
         blobs.input.delete_blob("input.jsonl")
-    emulator.release()
+    emulator.options(speed=1e12)
     batch = wait(v1, batch)
     assert (batch.status, codes(batch)) == ("failed", ["input_modified"])
     assert list(blobs.output.list_blob_names()) == []

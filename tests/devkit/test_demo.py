@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,11 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
 
 from devkit.demo import what_does_not_add_up
 from devkit.host_log import readable
+from tests.processes import processes_with
 
 PROJECT = Path(__file__).parents[2]
 SAMPLES = PROJECT / "devkit" / "samples"
@@ -35,18 +38,6 @@ def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
     while left := processes_with(folder):
         assert time.monotonic() < end, f"these processes are left: {left}"
         time.sleep(0.1)
-
-
-def processes_with(mark: str) -> list[str]:
-    """Return the commands of the processes that have the mark in their environment; only Linux shows them."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if mark.encode() in (process / "environ").read_bytes():
-                found.append((process / "cmdline").read_text().replace("\0", " "))
-        except OSError:
-            continue  # it has ended, or is not ours
-    return found
 
 
 @contextmanager
@@ -89,6 +80,35 @@ def results(done: "subprocess.CompletedProcess[str]", name: str) -> dict[str, Pa
     return {file.name.split(".")[1]: file for file in files if file.parent.name == name and file.is_file()}
 
 
+def jobs_by_command_line(environment: dict[str, str]) -> Any:
+    """Ask the command line, which is not told where the stack is, in a folder without settings."""
+    elsewhere = Path(environment["DEVKIT_FOLDER"]).parent
+    bare = {name: value for name, value in environment.items() if not name.startswith(("BatchStorage", "AZURE_"))}
+    command = [sys.executable, "-m", "batch_fn", "jobs", "--json"]
+    asked = subprocess.run(
+        command,
+        cwd=elsewhere,
+        env=bare | {"PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert asked.returncode == 0, asked.stderr
+    return json.loads(asked.stdout)
+
+
+def jobs_by_page(log: str) -> Any:
+    """Ask as the page does, with the address and the key that `make run` prints to be pasted."""
+    page = re.search(r"^  page +(http://127\.0\.0\.1:\d+/api/)dashboard$", log, re.MULTILINE)
+    key = re.search(r"^  key of the page +(\S+)$", log, re.MULTILINE)
+    assert page is not None, log
+    assert key is not None, log
+    request = Request(f"{page[1]}jobs", headers={"x-functions-key": key[1]})
+    with urlopen(request, timeout=60) as answer:
+        return json.load(answer)
+
+
 def lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
@@ -127,6 +147,9 @@ def test_a_file_is_dropped_into_the_running_stack_and_ctrl_c_ends_it(
         wait_until_up(environment, stack)
         done = drop(environment, good)
         assert done.returncode == 0, done.stdout + done.stderr
+        seconds = [float(found) for found in re.findall(r"^ *(\d+\.\d) s  ", done.stderr, re.MULTILINE)]
+        assert len(seconds) > 2, done.stderr
+        assert seconds == sorted(seconds), "from the upload to the end they are counted from one start"
         files = results(done, "only-good")
         assert len(lines(files["output"])) == 5
         assert json.loads(files["report"].read_text())["status"] == "succeeded"
@@ -141,6 +164,10 @@ def test_a_file_is_dropped_into_the_running_stack_and_ctrl_c_ends_it(
         assert {line["response"]["body"]["model"] for line in lines(results(filled, "nameless")["output"])} == {
             "my-batch"
         }
+
+        names = {job["input"]["name"] for job in jobs_by_command_line(environment)["jobs"]}
+        assert names == {"only-good.jsonl", "bad.jsonl", "nameless.jsonl"}
+        assert names == {job["input"]["name"] for job in jobs_by_page((tmp_path / "run.log").read_text())["jobs"]}
 
         os.killpg(stack.pid, signal.SIGINT)  # a terminal sends it to the whole group
         assert stack.wait(STOP_SECONDS) == 0

@@ -1,6 +1,8 @@
 """The promises of the local Functions host, seen from outside: a sample app, on Azurite, in a real worker."""
 
+import asyncio
 import base64
+import contextlib
 import json
 import os
 import signal
@@ -9,9 +11,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -21,9 +24,12 @@ from azure.storage.blob import BlobClient, BlobServiceClient
 from azure.storage.queue import QueueServiceClient
 
 from devkit.azurite import Azurite
-from devkit.host.bindings import read_blob_path, resolve
-from devkit.host.configuration import ConfigurationError
+from devkit.host import timers
+from devkit.host.bindings import Function, read_blob_path, resolve
+from devkit.host.configuration import ConfigurationError, HostOptions, read_host_json
+from devkit.host.context import HostContext
 from devkit.host.events import blob_created
+from devkit.host.invocations import Result
 from devkit.host.process import FunctionsHost, HostError
 from devkit.host.schedules import more_often_than_once_a_minute, read_schedule
 
@@ -75,6 +81,10 @@ class Bench:
 
     def send(self, text: str, queue: str = "work") -> None:
         self.queues.get_queue_client(queue).send_message(base64.b64encode(text.encode()).decode())
+
+    def release(self, name: str) -> None:
+        """Let every run go on whose text is `until {name}`, and those that come."""
+        self.trace.with_name(name).touch()
 
     def queue_texts(self, queue: str) -> list[str]:
         """Return the visible messages of a queue, without taking them."""
@@ -223,18 +233,25 @@ def test_a_scanned_blob_runs_once_per_version_and_leaves_a_receipt(bench: Bench)
     etag = blob.get_blob_properties().etag
     receipt = bench.host_blob(f"blobreceipts/first/Host.Functions.scan/{etag}/scan/in/a b.txt")
     wait_for(lambda: receipt.get_blob_properties().metadata == {})
-    time.sleep(1.1)  # Last-Modified has whole seconds, and the scan wants a later one
+    wait_for_a_later_second()
     blob.upload_blob("other", overwrite=True)
     wait_for(lambda: bench.seen("scan", text="other"))
     assert len(bench.seen("scan", name="scan/in/a b.txt")) == 2
 
 
 def test_a_blob_beside_the_pattern_is_not_noticed(bench: Bench) -> None:
-    time.sleep(1.1)
+    wait_for_a_later_second()
     bench.blobs.get_blob_client("scan", "out/x.txt").upload_blob("never")
+    wait_for_a_later_second()
     bench.blobs.get_blob_client("scan", "in/x.txt").upload_blob("noticed")
     wait_for(lambda: bench.seen("scan", text="noticed"))
     assert not bench.seen("scan", text="never")
+
+
+def wait_for_a_later_second() -> None:
+    """Return when a blob would have a later Last-Modified, of whole seconds: the scan passes over one that has not."""
+    last = int(time.time())
+    wait_for(lambda: int(time.time()) > last)
 
 
 # The internal queue
@@ -323,10 +340,11 @@ def test_top_level_members_of_a_body_override_the_metadata(bench: Bench) -> None
 
 
 def test_a_killed_worker_is_replaced_and_its_message_comes_again(bench: Bench) -> None:
-    bench.send("sleep 1.5")
-    [first] = wait_for(lambda: bench.seen("work", text="sleep 1.5"))
+    bench.send("until killed")
+    [first] = wait_for(lambda: bench.seen("work", text="until killed"))
     bench.host.kill_worker()
-    _, second = wait_for(lambda: len(runs := bench.seen("work", text="sleep 1.5")) == 2 and runs)  # type: ignore[misc]
+    _, second = wait_for(lambda: runs if len(runs := bench.seen("work", text="until killed")) == 2 else [])
+    bench.release("killed")
     assert second["dequeue_count"] == 2
     assert second["pid"] != first["pid"]
     wait_for(lambda: bench.queue_length("work") == 0)
@@ -337,14 +355,14 @@ def test_a_timeout_kills_the_worker_and_all_that_runs_in_it(bench: Bench) -> Non
     caller = threading.Thread(target=lambda: statuses.append(bench.ask("/api/slow/30")[0]))
     caller.start()
     [slow] = wait_for(lambda: bench.seen("slow", seconds=30.0))
-    time.sleep(2.5)
-    bench.send("sleep 2")
-    wait_for(lambda: len(bench.seen("work", text="sleep 2")) == 2)
+    bench.send("until timeout")  # it starts later than what is too slow, so its own time is not over
+    wait_for(lambda: len(bench.seen("work", text="until timeout")) == 2)
+    bench.release("timeout")
     caller.join()
     assert statuses == [500]
-    innocent, repeated = bench.seen("work", text="sleep 2")
+    innocent, repeated = bench.seen("work", text="until timeout")
     assert innocent["pid"] == slow["pid"] != repeated["pid"]
-    assert "Timeout value of 4.0 s was exceeded by function: Functions.slow" in bench.host.log_text()
+    assert "Timeout value of 6.0 s was exceeded by function: Functions.slow" in bench.host.log_text()
 
 
 # HTTP, keys, admin
@@ -426,8 +444,10 @@ def test_a_timer_is_locked_and_a_second_host_does_not_run_it(bench: Bench, azuri
     try:
         second.host.start()
         assert second.host.keys == bench.host.keys  # of one host id, stored
-        assert second.ask("/api/slow/1")[0] == 200
+        assert second.ask("/api/slow/0.1")[0] == 200
         assert second.seen("slow")
+        ticks = len(bench.seen("tick"))
+        wait_for(lambda: len(bench.seen("tick")) >= ticks + 2)
         assert not second.seen("start")
         assert not second.seen("tick")
     finally:
@@ -459,9 +479,10 @@ def test_a_killed_hosts_work_comes_again(azurite: Azurite, folder: Path) -> None
         bench.host.start()
         [tick] = wait_for(lambda: bench.seen("tick"))
         assert tick["past_due"] is True  # the recorded Next went by, once
-        bench.drop("twice", "sleep 2.5")
+        bench.drop("twice", "until restart sleep 2.5")
         wait_for(lambda: len(bench.seen("drop", name="twice")) == 2)  # two events, both running
         bench.host.kill()
+        bench.release("restart")
         bench.drop("meanwhile", "the host is down")
         bench.host.start()
         wait_for(lambda: len(bench.seen("drop", name="meanwhile")) == 2)  # the subscription has outlived the host
@@ -476,7 +497,7 @@ def test_a_killed_hosts_work_comes_again(azurite: Azurite, folder: Path) -> None
         bench.close()
 
 
-def test_a_long_run_is_followed_by_one_catch_up_run(azurite: Azurite, folder: Path) -> None:
+def test_a_timer_runs_once_at_a_time_and_lost_events_run_nothing(azurite: Azurite, folder: Path) -> None:
     extra = ONLY_DROP_AND_TIMERS | {"TICK_SECONDS": "2.2"}
     bench = Bench(azurite, folder, "long", extra, lose_events=True, events=True, event_seconds=0.1)
     bench.blobs.create_container(bench.container)
@@ -486,9 +507,7 @@ def test_a_long_run_is_followed_by_one_catch_up_run(azurite: Azurite, folder: Pa
         wait_for(lambda: len(bench.seen("tick")) >= 3)
         first, second, third = bench.seen("tick")[:3]
         assert second["at"] - first["at"] >= 2.2
-        assert second["at"] % 1 > 0.1  # at once, between two full seconds
-        assert third["at"] % 1 < second["at"] % 1  # once: the next run is on a full second again
-        assert second["past_due"] is False
+        assert [each["past_due"] for each in (first, second, third)] == [False] * 3
         assert not bench.seen("drop")  # lose_events
     finally:
         bench.close()
@@ -549,6 +568,38 @@ def test_azurite_comes_back_with_its_data_and_the_host_goes_on(bench: Bench, azu
 
 
 # Pure parts
+
+
+def test_a_long_run_is_followed_by_one_catch_up_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a time of its own, which only sleeps and runs let pass."""
+    now = datetime(2026, 1, 1, 12, 0, 0, 300_000, UTC)
+    started: list[float] = []
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, *_: object) -> datetime:  # type: ignore[override]
+            return now
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        now += timedelta(seconds=seconds)
+
+    async def invoke(*_: Any) -> Result:
+        nonlocal now
+        started.append((now - datetime(2026, 1, 1, 12, tzinfo=UTC)).total_seconds())
+        now += timedelta(seconds=2.2 if len(started) == 1 else 0.1)
+        if len(started) == 5:
+            raise asyncio.CancelledError
+        return Result(succeeded=True)
+
+    monkeypatch.setattr(timers, "datetime", Clock)
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    host = HostContext("host", MagicMock(), read_host_json(APP / "host.json"), HostOptions(), invoke)
+    function = Function("tick", "1", {"schedule": "* * * * * *"}, {})
+    timer = timers.Timer(function, host)
+    with contextlib.suppress(asyncio.CancelledError):
+        asyncio.run(timer._listen())
+    assert started == [1.0, 3.2, 4.0, 5.0, 6.0], "one run at once after the long one, then on full seconds again"
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ import pytest
 import requests
 
 from devkit.azure_openai.process import AzureOpenAI
+from tests.devkit.test_azure_openai import wait_for
 
 HOWTO = Path(__file__).parent / "howto"
 TOKEN = "a-token-of-entra-id"
@@ -148,8 +149,8 @@ def test_rest_samples(emulator: AzureOpenAI, quirks: list[str] | str) -> None:
         uploaded = rest("POST", "files", files=parts)
     assert differences(uploaded, shown("upload.rest")) == []
     assert uploaded["status"] == "pending"
-    time.sleep(0.05)
-    assert rest("GET", f"files/{uploaded['id']}") == uploaded | {"status": "processed"}
+    processed = wait_for(lambda: file if (file := rest("GET", f"files/{uploaded['id']}")) != uploaded else None)
+    assert processed == uploaded | {"status": "processed"}
 
     emulator.options(quirks=quirks)
     emulator.hold()
@@ -170,7 +171,7 @@ def rest_client(emulator: AzureOpenAI) -> Callable[..., dict[str, Any]]:
 
     def call(method: str, path: str, **content: Any) -> dict[str, Any]:
         url = f"{emulator.url}/openai/{path}?api-version=2024-10-21"
-        response = requests.request(method, url, headers={"api-key": emulator.api_key}, timeout=10, **content)
+        response = requests.request(method, url, headers={"api-key": emulator.api_key}, timeout=60, **content)
         assert response.status_code == 200, response.text
         return dict(response.json())
 

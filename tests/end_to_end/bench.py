@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,9 +10,13 @@ from typing import Any
 
 from azure.data.tables import TableServiceClient
 
+from batch_fn.app import App
 from devkit.stack import Stack
 
 PATIENCE = 60  # seconds
+
+NO_WINDOW = {"BUNDLE_SECONDS": "3600"}
+"""Small drops wait for company longer than any test: they go when the test lets them (`Bench.send_waiting`)."""
 
 SETTINGS = {
     "TICK_SCHEDULE": "* * * * * *",
@@ -55,6 +59,7 @@ class Bench(Stack):
             host={"event_seconds": 0.2, "max_poll_seconds": 0.5, **(host or {})},
         )
         self._messages: list[dict[str, Any]] = []
+        self._sent: set[tuple[str, str]] = set()
 
     def drop(self, name: str, content: bytes, *, deployment: str | None = None) -> "Dropped":
         """Drop a file into the inbox."""
@@ -69,6 +74,34 @@ class Bench(Stack):
         """Return the rows of the job that is in hand."""
         table = self._tables.get_table_client(self.settings.work_table)
         return [dict(row) for row in table.query_entities("PartitionKey eq @job", parameters={"job": job_id})]
+
+    def send_together(self, drops: Sequence["Dropped"]) -> None:
+        """Return when the drops share a bundle: it is gathered when all of them wait for company, and not before."""
+        wait_for(lambda: all(self.waiting(dropped) for dropped in drops), "the drops to wait for company")
+        self.service.hold()  # no member is done before the last one is seen in the bundle
+        self.send_waiting(drops[:1])
+        wait_for(lambda: all(self.bundle(dropped) for dropped in drops), "the bundle")
+        assert len({self.bundle(dropped) for dropped in drops}) == 1
+        self.service.release()
+
+    def send_waiting(self, drops: Sequence["Dropped"]) -> None:
+        """Let the time be over that parts of these drops wait for company: their messages come now, each once."""
+        for dropped in drops:
+            for key in self.waiting(dropped):
+                if (dropped.job_id, key) not in self._sent:
+                    self._sent.add((dropped.job_id, key))
+                    self._app.queues.submit(dropped.job_id, key)
+
+    def bundle(self, member: "Dropped") -> str:
+        """Return the bundle that a part of the drop rides in; empty if none does."""
+        return next((row["bundle"] for row in self.work(member.job_id) if row.get("bundle")), "")
+
+    def waiting(self, dropped: "Dropped") -> list[str]:
+        """Return the parts of an accepted drop that wait for company."""
+        rows = self.work(dropped.job_id)
+        if not any(row.get("accepted_at") for row in rows):
+            return []
+        return [row["RowKey"] for row in rows if row.get("state") == "waiting" and row.get("bundles")]
 
     def wait_for_wait(self, job_id: str) -> str:
         """Return why a part of the job waits, as soon as one does."""
@@ -105,6 +138,10 @@ class Bench(Stack):
     def names(self, container: str, beginning: str) -> list[str]:
         """Return the names of the blobs in a container that begin so."""
         return list(self.user.blobs.get_container_client(container).list_blob_names(name_starts_with=beginning))
+
+    @cached_property
+    def _app(self) -> App:
+        return App(self.settings)
 
     @cached_property
     def _tables(self) -> TableServiceClient:

@@ -15,6 +15,9 @@ from tests.end_to_end.bench import Bench, Dropped
 ABSENT: Any = ...
 """As a change to a line: leave the member out."""
 
+NEVER = "[[slow 1000000000]]"
+"""A line with this text is not answered before its batch is ended."""
+
 _numbers = itertools.count(1)
 
 

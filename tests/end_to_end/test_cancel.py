@@ -1,6 +1,5 @@
 """A job is cancelled: what was not sent stays unsent, what runs is stopped, what was answered is kept."""
 
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,15 +11,25 @@ from batch_fn.core.jobs import Job
 from batch_fn.steps.cancelling import cancel
 from batch_fn.storage.rows import FinishedJob
 from devkit.azure_openai.process import AzureOpenAI
-from tests.end_to_end.bench import Bench, Dropped, wait_for
-from tests.end_to_end.stories import answered, check_report, error_codes, jsonl, line, lines, statuses, went_well
+from tests.end_to_end.bench import NO_WINDOW, Bench, Dropped, wait_for
+from tests.end_to_end.stories import (
+    NEVER,
+    answered,
+    check_report,
+    error_codes,
+    jsonl,
+    line,
+    lines,
+    statuses,
+    went_well,
+)
 
 pytestmark = pytest.mark.xdist_group("cancel")
 
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Bench]:
-    with Bench({"BUNDLE_SECONDS": "3", "BUNDLE_BYTES": "700", "TROUBLE_SECONDS": "1"}) as bench:
+    with Bench(NO_WINDOW | {"BUNDLE_BYTES": "700", "TROUBLE_SECONDS": "1"}) as bench:
         yield bench
 
 
@@ -29,6 +38,7 @@ def service(stack: Bench) -> Iterator[AzureOpenAI]:
     before = stack.service.options()
     yield stack.service
     stack.service.options(**before)
+    stack.service.release()
 
 
 @pytest.fixture(scope="module")
@@ -62,18 +72,18 @@ def test_a_job_that_waits_for_quota_is_cancelled_and_never_sent(stack: Bench, ap
 def test_a_job_that_runs_keeps_what_was_answered_and_is_cancelled_once(
     stack: Bench, app: App, service: AzureOpenAI
 ) -> None:
-    service.options(in_progress_seconds=20_000, cancelling_seconds=6_000)
-    dropped = stack.drop("cancel/runs.jsonl", jsonl(*lines(10)))
-    wait_for(
-        lambda: (found := stack.batches(dropped.job_id)) and found[0]["request_counts"]["completed"] >= 2, "two answers"
-    )
+    dropped = stack.drop("cancel/runs.jsonl", jsonl(*lines(2), *(line(f"never-{n}", NEVER) for n in range(8))))
+    [batch] = dropped.batches()
+    wait_for(lambda: stack.batches(dropped.job_id)[0]["request_counts"]["completed"] == 2, "two answers")
+    service.hold()  # the job is not over before it is cancelled a second time
     first, second = cancel(app, dropped.job_id), cancel(app, dropped.job_id)
     assert isinstance(first, Job)
     assert isinstance(second, Job)
     assert first.cancel_asked_at == second.cancel_asked_at
+    service.release()
     report = stopped(dropped)
-    assert report["counts"]["succeeded"] >= 2
-    assert report["counts"]["failed"] >= 1
+    assert report["counts"] == {"requests": 10, "succeeded": 2, "failed": 8}
+    assert [each["id"] for each in report["batches"]] == [batch["id"]]
     assert statuses(report) == [(1, "cancelled")]
     assert answered(dropped) == report
     again = cancel(app, dropped.job_id)
@@ -90,11 +100,11 @@ def test_a_finished_or_unknown_job_is_not_cancelled(stack: Bench, app: App) -> N
 
 
 def test_one_that_is_cancelled_in_a_bundle_harms_nobody_else(stack: Bench, app: App, service: AzureOpenAI) -> None:
-    service.options(in_progress_seconds=20_000)
-    drops = _together(stack, "bundled", jsonl(line("one"), line("two")))
-    wait_for(lambda: all(_runs(stack, dropped) for dropped in drops), "the bundle to run")
+    service.options(in_progress_seconds=1e9)
+    drops = _together(stack, "bundled", jsonl(line("one"), line("two")), count=3)
+    batch_id = _batch(stack, drops)
     cancel(app, drops[0].job_id)
-    service.options(in_progress_seconds=60)
+    service.end_batch(batch_id, "completed")
     reports = [went_well(dropped) for dropped in drops]
     assert [report["status"] for report in reports] == ["cancelled", "succeeded", "succeeded"]
     assert [report["counts"]["succeeded"] for report in reports] == [2, 2, 2], "its lines ran on, and are kept"
@@ -102,8 +112,8 @@ def test_one_that_is_cancelled_in_a_bundle_harms_nobody_else(stack: Bench, app: 
 
 def test_a_bundle_of_which_every_member_is_cancelled_is_stopped(stack: Bench, app: App, service: AzureOpenAI) -> None:
     service.options(in_progress_seconds=1e9)
-    drops = [stack.drop(f"cancel/all-{number}.jsonl", jsonl(line("one"), line("two"))) for number in range(2)]
-    wait_for(lambda: all(_runs(stack, dropped) for dropped in drops), "the bundle to run")
+    drops = _together(stack, "all", jsonl(line("one"), line("two")), count=2)
+    _batch(stack, drops)
     for dropped in drops:
         cancel(app, dropped.job_id)
     for dropped in drops:
@@ -114,7 +124,7 @@ def test_one_in_a_bundle_that_is_not_sent_yet_is_cancelled_and_the_others_go(
     stack: Bench, app: App, service: AzureOpenAI
 ) -> None:
     service.options(token_limits={"narrow": 1}, quota_headers=False)
-    drops = _together(stack, "unsent", jsonl(line("one", body_model="narrow")))
+    drops = _together(stack, "unsent", jsonl(line("one", body_model="narrow")), count=3)
     wait_for(lambda: any(row.get("wait") for row in _bundle_part(stack, drops[0])), "the bundle to wait")
     cancel(app, drops[0].job_id)
     assert stopped(drops[0])["batches"] == []
@@ -122,25 +132,23 @@ def test_one_in_a_bundle_that_is_not_sent_yet_is_cancelled_and_the_others_go(
     assert [went_well(dropped)["status"] for dropped in drops[1:]] == ["succeeded"] * 2
 
 
-def _together(stack: Bench, name: str, content: bytes) -> list[Dropped]:
-    """Drop three files one after the other: the first gathers all. At the same time, each may gather one."""
-    drops = []
-    for number in range(3):
-        drops.append(stack.drop(f"cancel/{name}-{number}.jsonl", content))
-        time.sleep(0.7)
-    wait_for(lambda: all(_bundle(stack, dropped) for dropped in drops), "the bundle")
-    assert len({_bundle(stack, dropped) for dropped in drops}) == 1
+def _together(stack: Bench, name: str, content: bytes, *, count: int) -> list[Dropped]:
+    """Drop so many files that share a bundle."""
+    drops = [stack.drop(f"cancel/{name}-{number}.jsonl", content) for number in range(count)]
+    stack.send_together(drops)
     return drops
 
 
-def _bundle(stack: Bench, member: Dropped) -> str:
-    return next((row["bundle"] for row in stack.work(member.job_id) if row.get("bundle")), "")
-
-
 def _bundle_part(stack: Bench, member: Dropped) -> list[dict[str, Any]]:
-    bundle = _bundle(stack, member)
+    bundle = stack.bundle(member)
     return [row for row in stack.work(bundle) if row["RowKey"] != "job"] if bundle else []
 
 
-def _runs(stack: Bench, member: Dropped) -> bool:
-    return any(row.get("batch_id") for row in _bundle_part(stack, member))
+def _batch(stack: Bench, drops: list[Dropped]) -> str:
+    """Return the id of the batch that carries the drops, as soon as there is one."""
+    return str(
+        wait_for(
+            lambda: next((row["batch_id"] for row in _bundle_part(stack, drops[0]) if row.get("batch_id")), ""),
+            "the bundle to run",
+        )
+    )

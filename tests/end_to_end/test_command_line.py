@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from urllib.request import Request, urlopen
 import pytest
 
 from devkit.stack import PROJECT
-from tests.end_to_end.bench import Bench
+from tests.end_to_end.bench import Bench, wait_for
 from tests.end_to_end.stories import jsonl, line, lines
 
 pytestmark = pytest.mark.xdist_group("command-line")
@@ -60,6 +59,14 @@ class Terminal:
 @pytest.fixture
 def terminal(stack: Bench, tmp_path: Path) -> Terminal:
     return Terminal(stack, tmp_path)
+
+
+@pytest.fixture
+def held(stack: Bench) -> Iterator[Bench]:
+    """The stack, its service letting no batch move on: no job comes to its end."""
+    stack.service.hold()
+    yield stack
+    stack.service.release()
 
 
 def ask(stack: Bench, path: str) -> Any:
@@ -116,36 +123,26 @@ def test_the_deployment_goes_with_the_file(terminal: Terminal) -> None:
     assert done["batches"][0]["deployment"] == "global-batch"
 
 
-def test_a_job_is_cancelled_and_says_so(terminal: Terminal, stack: Bench) -> None:
-    before = stack.service.options()
-    stack.service.options(speed=1)
-    try:
-        [dropped] = terminal.json("drop", terminal.file("stop.jsonl", jsonl(*lines(3))))["jobs"]
-        end = time.monotonic() + 30
-        while terminal.json("jobs", "--prefix", "stop", "--limit", "1")["jobs"][0:1] == [] and time.monotonic() < end:
-            time.sleep(0.2)
-        cancelled = terminal.json("cancel", dropped["job_id"])
-        assert (cancelled["status"], cancelled["progress"]["requests"]) == ("cancelling", 3)
-        assert terminal.json("show", dropped["job_id"])["status"] in {"cancelling", "cancelled"}
-    finally:
-        stack.service.options(**before)
+def test_a_job_is_cancelled_and_says_so(terminal: Terminal, held: Bench) -> None:
+    [dropped] = terminal.json("drop", terminal.file("stop.jsonl", jsonl(*lines(3))))["jobs"]
+    wait_for(lambda: held.batches(dropped["job_id"]), "the batch")
+    cancelled = terminal.json("cancel", dropped["job_id"])
+    assert (cancelled["status"], cancelled["progress"]["requests"]) == ("cancelling", 3)
+    assert terminal.json("show", dropped["job_id"])["status"] == "cancelling"
 
 
-def test_an_interrupt_is_clean_and_the_job_goes_on(terminal: Terminal, stack: Bench) -> None:
-    before = stack.service.options()
-    stack.service.options(speed=1)
-    try:
-        process = terminal.start("drop", terminal.file("long.jsonl", jsonl(*lines(2))), "--wait")
-        assert process.stderr is not None
-        seen = (line for line in process.stderr if "dropped" in line or "accepted" in line)
-        assert next(seen, None), "it is followed"
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
-    finally:
-        stack.service.options(**before)
+def test_an_interrupt_is_clean_and_the_job_goes_on(terminal: Terminal, held: Bench) -> None:
+    process = terminal.start("drop", terminal.file("long.jsonl", jsonl(*lines(2))), "--wait")
+    assert process.stderr is not None
+    seen = (line for line in process.stderr if "dropped" in line or "accepted" in line)
+    assert next(seen, None), "it is followed"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=90)
     assert process.returncode == 130
     assert "Traceback" not in err
     assert "goes on" in err
+    held.service.release()
+    assert wait_for(lambda: terminal.json("jobs", "--prefix", "long", "--status", "succeeded")["jobs"], "its end")
 
 
 def test_a_job_that_is_not_there_is_told(terminal: Terminal) -> None:

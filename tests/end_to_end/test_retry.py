@@ -140,9 +140,10 @@ def test_there_is_nothing_to_retry(stack: Bench, app: App, service: AzureOpenAI)
         retry(app, bad.job_id)
     with pytest.raises(NoSuchJobError):
         retry(app, "20261122T010203Z-0123456789")
-    service.options(in_progress_seconds=2_000)
+    service.options(in_progress_seconds=1e9)
     good = stack.drop("retry/good.jsonl", jsonl(*lines(2)))
-    good.batches()
+    [batch] = good.batches()
     with pytest.raises(JobActiveError):
         retry(app, good.job_id)
+    service.end_batch(batch["id"], "completed")
     assert whole(good)["status"] == "succeeded"

@@ -20,11 +20,16 @@ def trace(function: str, **seen: object) -> None:
 
 
 def act(text: str) -> None:
-    """Do what a test asks for by a blob's or a message's text: fail, or take some seconds."""
-    if text.startswith("fail"):
-        raise ValueError(text)
-    if text.startswith("sleep "):
-        time.sleep(float(text.removeprefix("sleep ")))
+    """Do what a test asks for by a blob's or a message's text: fail, take some seconds, or first wait for a file."""
+    match text.split():
+        case ["fail", *_]:
+            raise ValueError(text)
+        case ["sleep", seconds]:
+            time.sleep(float(seconds))
+        case ["until", name, *then]:
+            while not Path(os.environ["TRACE"]).with_name(name).exists():
+                time.sleep(0.02)
+            act(" ".join(then))
 
 
 @app.blob_trigger("drop", path="%DROP_CONTAINER%/{name}", connection="DropStorage", source=func.BlobSource.EVENT_GRID)
