@@ -14,7 +14,7 @@ from batch_fn.storage.rows import Change, ConflictError, Stored
 def accept(app: App, stored: Stored[Job], parts: list[Part], kept: Part | None = None) -> bool:
     """Insert the parts together with the accepted job, cancelled or not, and send their messages.
 
-    `stored` is the job's row as it was read; `kept` is a settled part with the results from before a retry. Return False
+    `stored` is the row as it was read; `kept` is a settled part with the results from before a retry. Return False
     if another instance has accepted it.
     """
     estimate = _estimate(app, parts)
