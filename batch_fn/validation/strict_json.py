@@ -94,7 +94,7 @@ def parse_if_flawless(raw: bytes) -> dict[str, Any] | None:
 
 
 def _quotes_in_strings(containers: list[Any]) -> int:
-    """Return the number of quotes within the strings of these arrays and objects; keys, which rarely have any, aside."""
+    """Return the number of quotes within the strings of these arrays and objects. Keys rarely have one."""
     count = 0
     for container in containers:
         for member in container.values() if type(container) is dict else container:
