@@ -3,6 +3,7 @@
 import functools
 import logging
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +71,16 @@ class App:
             work_table=settings.work_table,
             deployments_table=settings.deployments_table,
         )
+
+    @cached_property
+    def undeletable(self) -> set[str]:
+        """Ids of finished jobs whose drops stay in the inbox: they need no second look in this process."""
+        return set()
+
+    @cached_property
+    def poison_since(self) -> dict[str, datetime]:
+        """Since when the ticks of this process have found each poison queue not empty."""
+        return {}
 
     @cached_property
     def openai(self) -> "OpenAIBatches":

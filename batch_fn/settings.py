@@ -14,6 +14,31 @@ from typing import Any, Self
 DAY = 86_400
 
 
+PLACE_SETTINGS = frozenset(
+    {
+        "storage",
+        "storage_blob_uri",
+        "storage_queue_uri",
+        "storage_table_uri",
+        "input_container",
+        "output_container",
+        "errors_container",
+        "reports_container",
+        "archive_container",
+        "work_container",
+        "drop_queue",
+        "submit_queue",
+        "collect_queue",
+        "completed_queue",
+        "jobs_table",
+        "deployments_table",
+        "work_table",
+    }
+)
+"""Fields of `Settings` that say where state is kept: they never change while there is an unfinished job. Any other
+setting may change at any time."""
+
+
 class SettingError(Exception):
     """A setting is missing or wrong; the sentence names it and says what it takes."""
 
@@ -155,6 +180,9 @@ class Settings:
     max_deployments: int = _setting("MAX_DEPLOYMENTS", 100, parse_int(1, 1_000))
     """The most deployments that one drop may name; more are a finding (too_many_deployments)."""
 
+    empty_drop_seconds: int = _setting("EMPTY_DROP_SECONDS", 3600, parse_int(0))
+    """How long a blob of zero bytes must be unchanged before it counts as a drop; its writer may not be done before."""
+
     mixed_files: str = _setting("MIXED_FILES", "split", parse_choice("split", "reject"))
     """A drop of several deployments or urls: one part for each of them, or findings (model_mismatch, url_mismatch)."""
 
@@ -187,6 +215,8 @@ class Settings:
     """How long a part may be passed over by younger ones that fit; after that it holds the line."""
     resend_seconds: int = _setting("RESEND_SECONDS", 600, parse_int(1))
     """How long a step may stay unstarted before the tick sends its message again."""
+    environment_wait_seconds: int = _setting("ENVIRONMENT_WAIT_SECONDS", 7 * DAY, parse_int(1))
+    """How long work waits for storage, the service, an identity or disk space before it is given up, with a report."""
     trouble_seconds: int = _setting("TROUBLE_SECONDS", 30, parse_int(1))
     """How long a part waits after the service was busy and did not say for how long."""
     quota_backoff_seconds: int = _setting("QUOTA_BACKOFF_SECONDS", 300, parse_int(1))

@@ -12,7 +12,7 @@ from batch_fn.core.jobs import PartState
 from batch_fn.core.names import part_key
 from batch_fn.steps.intake import ingest, job_id_of
 from batch_fn.steps.submission import submit
-from batch_fn.storage.blobs import Drop
+from batch_fn.storage.drops import Drop
 from bench.azure import Azure, azure
 from bench.data import small_drop, write_drop
 from bench.measuring import MB, Rounds, Sizes, interleaved, took, used_up

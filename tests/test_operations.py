@@ -2,13 +2,11 @@
 
 import ast
 import re
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from batch_fn.core.jobs import Wait
-from batch_fn.settings import Settings
 
 PROJECT = Path(__file__).parents[1]
 PAGE = (PROJECT / "docs" / "operations.md").read_text()
@@ -60,9 +58,3 @@ def test_every_fact_of_the_ticks_record_is_explained() -> None:
 def test_every_metric_is_explained() -> None:
     code = (PROJECT / "batch_fn" / "runtime" / "telemetry.py").read_text()
     assert set(re.findall(r'"(batch_fn\.[a-z.]+)"', code)) == set(re.findall(r"`(batch_fn\.[a-z.]+)`", PAGE))
-
-
-@pytest.mark.parametrize("name", ["TELEMETRY", "TOKEN_LIMITS", "MAX_ATTEMPTS", "RESEND_SECONDS", "TICK_SECONDS"])
-def test_a_setting_that_is_named_exists(name: str) -> None:
-    assert name in PAGE
-    assert name in {each.metadata["name"] for each in fields(Settings)}

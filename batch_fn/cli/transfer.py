@@ -86,17 +86,21 @@ def listed(app: App, limit: int, after: str | None, **wanted: Any) -> JobsPage:
 
 
 def save(app: App, detail: JobDetail, folder: Path) -> dict[Path, str]:
-    """Write a finished job's results below `folder`. Return each file with the path of its blob, the report last."""
+    """Write a finished job's results below `folder`. Return each file with the path of its blob, the report last.
+
+    A file of an earlier fetch is deleted where the job has no such results any more: a retry may leave no errors.
+    """
     path = result_path(detail["input"]["name"], detail["job_id"])
-    places: dict[str, str | None] = {kind: detail["outputs"][kind] for kind in ("output", "errors")}
+    places: dict[str, str | None] = {kind: detail["outputs"].get(kind) for kind in ("output", "errors", "unmatched")}
     places["report"] = f"{app.settings.reports_container}/{path}.json"
     if not (folder / path).resolve().is_relative_to(folder.resolve()):
         path = detail["job_id"]  # a name with `..` in it must not lead out of the folder
     saved: dict[Path, str] = {}
     for kind, place in places.items():
-        if place is None:
-            continue
         file = folder / f"{path}.{kind}.{'json' if kind == 'report' else 'jsonl'}"
+        if place is None:
+            file.unlink(missing_ok=True)
+            continue
         file.parent.mkdir(parents=True, exist_ok=True)
         container, _, name = place.partition("/")
         half = file.with_name(f"{file.name}.part")  # a file with its final name is complete

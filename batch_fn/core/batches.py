@@ -1,6 +1,6 @@
-"""What any batch service answers, and its errors, told apart by what may be done next. Pure."""
+"""What a batch service answers, and its errors, one class for each way to react. Pure."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 import msgspec
@@ -29,6 +29,21 @@ PERMANENT_FAILURES = frozenset(
 )
 """Codes of a failed batch that the same lines would meet again. Source: how-to, "Error codes"."""
 
+CLOCK_SKEW = timedelta(minutes=10)
+"""How far the service's clock may be off ours when we look for a batch by its time."""
+
+OUTCOME_UNKNOWN = "outcome_unknown"
+"""Our own code: the lines may have been sent, and the service did not tell the outcome."""
+
+SERVICE_UNREACHABLE = "service_unreachable"
+"""Our own code: the lines were not sent, because the service refused every request for too long."""
+
+VANISHED = "vanished"
+"""Our own status: the service has shown twice that it does not have the batch, so its lines are sent again."""
+
+UNREACHABLE = "unreachable"
+"""Our own status: the service could not be asked for the batch for too long, so its lines end unanswered."""
+
 
 class ServiceError(msgspec.Struct, frozen=True):
     """One entry of a failed batch's `errors.data`, or why a batch could not be created."""
@@ -37,10 +52,12 @@ class ServiceError(msgspec.Struct, frozen=True):
     message: str
     line: int | None = None
     """1-based line of the uploaded file."""
+    final: bool = False
+    """Whether the lines must not be sent again, whatever the code says."""
 
 
 class ServiceBatch(msgspec.Struct, frozen=True, kw_only=True):
-    """A batch as the service describes it, made plain (see openai_batches.py)."""
+    """A batch as the service describes it, in the documented words (see azure_openai/wire.py)."""
 
     id: str
     status: str
@@ -53,11 +70,12 @@ class ServiceBatch(msgspec.Struct, frozen=True, kw_only=True):
     error_blob: str = ""
     endpoint: str = ""
     total: int = 0
+    """0 where the service gives no counts."""
     completed: int = 0
     failed: int = 0
     errors: tuple[ServiceError, ...] = ()
     metadata: dict[str, str] = {}
-    created_at: datetime
+    created_at: datetime | None = None
     finished_at: datetime | None = None
 
     @property
@@ -66,9 +84,26 @@ class ServiceBatch(msgspec.Struct, frozen=True, kw_only=True):
         return self.status in {"completed", "failed", "expired", "cancelled"}
 
     @property
-    def lacks_output_file(self) -> bool:
-        """Whether lines were answered, and where the answers are is not said."""
-        return self.completed > 0 and not self.output_file_id and not self.output_blob
+    def running(self) -> bool:
+        """Whether the service may run more lines of it, and nobody has asked it to stop."""
+        return not self.terminal and self.status != "cancelling"
+
+    @property
+    def lacks_results(self) -> bool:
+        """Whether it has ended without naming results that it must or may have: they may be named later."""
+        output, errors = self.output_file_id or self.output_blob, self.error_file_id or self.error_blob
+        if (self.completed and not output) or (self.failed and not errors):
+            return True
+        if output or errors:
+            return False
+        if self.status == "failed":  # before any line was run, which its errors then say
+            return not self.errors and not self.total
+        return self.status == "completed" or (self.terminal and not self.total)
+
+    @property
+    def refused(self) -> bool:
+        """Whether it failed for a reason that may pass, before any line of it was run."""
+        return self.refused_for_quota or self.refused_for_access
 
     @property
     def refused_for_quota(self) -> bool:
@@ -82,12 +117,21 @@ class ServiceBatch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def failed_for_good(errors: tuple[ServiceError, ...]) -> bool:
-    """Return whether sending the same lines again would meet the same errors."""
-    return any(error.code in PERMANENT_FAILURES for error in errors)
+    """Return whether the lines must not be sent again: they would meet the same errors, or may have been run."""
+    return any(error.final or error.code in PERMANENT_FAILURES for error in errors)
 
 
-class TransientServiceError(Exception):
-    """The service did not do what was asked, and may do it later: 429, 5xx, no connection, no access yet."""
+def blames_no_line(errors: tuple[ServiceError, ...]) -> bool:
+    """Return whether a part ended because of the service alone: to send its lines one by one would not help."""
+    return any(error.code in {OUTCOME_UNKNOWN, SERVICE_UNREACHABLE} for error in errors)
+
+
+class ServiceCallError(Exception):
+    """A call to the service did not succeed; each subclass says what may be done next."""
+
+
+class TransientServiceError(ServiceCallError):
+    """The service did not do what was asked, and may do it later: 429, 5xx, no connection, an unreadable answer."""
 
     def __init__(self, sentence: str, *, retry_after: float | None = None, outcome_unknown: bool = False) -> None:
         super().__init__(sentence)
@@ -97,28 +141,32 @@ class TransientServiceError(Exception):
         """It may have been done all the same."""
 
 
-class CreateOutcomeUnknownError(Exception):
+class EnvironmentServiceError(TransientServiceError):
+    """A refusal that any file would get: 401, 403, or 404 and 405 of a route. A user has to correct something."""
+
+
+class CreateOutcomeUnknownError(ServiceCallError):
     """A create got no answer, or none that tells whether a batch was made: look for it before creating again."""
 
 
-class PermanentServiceError(Exception):
-    """The service will never take this: the request itself is wrong."""
+class PermanentServiceError(ServiceCallError):
+    """The service refuses this very request."""
 
     def __init__(self, error: ServiceError) -> None:
         super().__init__(f"{error.code}: {error.message}")
         self.error = error
 
 
-class TokenLimitError(Exception):
+class TokenLimitError(ServiceCallError):
     """The deployment's enqueued tokens have no room for this batch now."""
 
 
-class FileQuotaError(Exception):
+class FileQuotaError(ServiceCallError):
     """The resource holds as many files as it may; delete some, or wait for some to expire."""
 
 
-class NotFoundError(Exception):
-    """The service does not know a file any more."""
+class NotFoundError(ServiceCallError):
+    """The service answers 404 for one id. Alone, that does not prove that it does not have the thing."""
 
 
 class Enqueued(NamedTuple):

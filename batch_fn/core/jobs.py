@@ -12,6 +12,7 @@ import msgspec
 
 from batch_fn.core.batches import ServiceError
 from batch_fn.core.names import part_key, result_path, work_folder
+from batch_fn.core.troubles import Trouble
 
 
 class JobState(StrEnum):
@@ -113,6 +114,13 @@ class Wait(msgspec.Struct, frozen=True, kw_only=True):
     until: datetime | None = None
 
 
+ENVIRONMENT = "environment"
+"""The reason of a wait for storage, the service, an identity or disk space."""
+
+OWN_ERROR = "error"
+"""The reason of a wait after an error of the app itself on this job."""
+
+
 class InputRange(msgspec.Struct, frozen=True, kw_only=True):
     """Where the lines of a part lie: a byte range of the drop, or picked lines in a blob of their own."""
 
@@ -154,9 +162,17 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
     dropped_at: datetime
 
+    gzip: bool = False
+    """The dropped bytes are gzip: the archive has them, and beside them the lines, unpacked."""
     requests: int = 0
     poisoned: int = 0
-    """How often its drop's message ended on the poison queue."""
+    """How often its drop's message ended on the poison queue through an error of the app on this file."""
+    poisoned_at: datetime | None = None
+    """When that was counted last."""
+    wait: Wait | None = None
+    """Why it is not accepted yet, after a step failed."""
+    waiting_since: datetime | None = None
+    """Since when it waits for its environment: storage, the service, an identity or disk space."""
     parts_left: int = 0
     """Parts whose current attempt is not settled."""
     accepted_at: datetime | None = None
@@ -214,13 +230,15 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     waiting_since: datetime
     """Since when it wants to go to the service: the oldest goes first."""
     not_before: datetime | None = None
-    """A waiting part is not to be sent before."""
+    """A waiting part is not sent before; an ended one that could not be settled is not tried again before."""
     wait: Wait | None = None
     """Why it waits, or waited last."""
     admitted_at: datetime | None = None
     """When the tick found room for it; it need not ask again."""
     poisoned: int = 0
-    """How often its message ended on the poison queue."""
+    """How often its message ended on the poison queue through an error of the app on this part."""
+    poisoned_at: datetime | None = None
+    """When that was counted last."""
     claims: int = 0
     """How often it was claimed; after the first time, look for what an earlier claim left at the service."""
     file_id: str = ""
@@ -229,8 +247,18 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     """URL of the blob that the service reads it from, where it was not."""
     output_folder: str = ""
     """URL of the folder that the service then writes its results to."""
+    endpoint: str = ""
+    """The resource that it was last sent to, as the setting AZURE_OPENAI_ENDPOINT named it."""
     create_intent_at: datetime | None = None
     """Set before a create is sent and cleared when the service said no: in between, a batch may exist."""
+    create_intent_found_at: datetime | None = None
+    """When that was first found without a batch: a batch of it may come to light for SETTLE_SECONDS more."""
+    create_absent_at: datetime | None = None
+    """When a complete list first lacked a batch for that, after those seconds."""
+    trouble_since: datetime | None = None
+    """Since when the service does not answer for this part, or refuses what every file would be refused."""
+    refused_since: datetime | None = None
+    """Since when the service refuses this very part, for a reason that may pass."""
     refused: tuple[str, ...] = ()
     """Batches that the service refused for quota; none of their lines was run."""
 
@@ -242,6 +270,8 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     completed: int = 0
     failed_so_far: int = 0
     """What the service counts while it works."""
+    total: int = 0
+    """Requests that the service counted at the end; 0 where it did not."""
     created_at: datetime | None = None
     ended_at: datetime | None = None
     output_file_id: str = ""
@@ -251,14 +281,22 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     """URLs, in the place of the file ids; the service names them even where it wrote no such blob."""
     errors: tuple[ServiceError, ...] = ()
     not_found_since: datetime | None = None
-    """When the service first said that it does not know the batch."""
+    """When the service first showed that it does not have the batch."""
+    end_seen_at: datetime | None = None
+    """When the batch was first seen to have ended; results that it does not name are waited for from then on."""
 
+    collect_trouble: Trouble | None = None
+    """Why it could not be settled yet, once it has ended."""
+    input_gone: str = ""
+    """How its lines were settled after the blob with them was deleted: see core/report.py; empty if it was there."""
     succeeded: int = 0
     failed: int = 0
     """What this attempt made final, once it is settled."""
     usage: Usage = Usage()
     results: str = ""
     """Name of the blob, in the work container, that keeps this attempt's results; empty if none was made final."""
+    unmatched: str = ""
+    """Name of the blob, in the work container, that keeps result lines of no known request; empty if there are none."""
 
     @property
     def key(self) -> str:
@@ -280,6 +318,10 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
         """What marks its batch as this attempt's."""
         return {"job": self.job_id, "part": str(self.number), "attempt": str(self.attempt)}
 
+    def was_sent_to(self, endpoint: str) -> bool:
+        """Return whether that is the resource it was sent to: no other can tell what became of its batch."""
+        return not self.endpoint or _resource(self.endpoint) == _resource(endpoint)
+
     def with_state(self, to: PartState, due: datetime | None, **changes: object) -> "Part":
         """Return the part in state `to`, to be looked at again at `due`.
 
@@ -291,6 +333,10 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, state=to, due=due, **changes)
 
 
+def _resource(endpoint: str) -> str:
+    return endpoint.rstrip("/").lower()
+
+
 CANCELLED = "cancelled"
 """Our own code: the part was not sent, because its job was cancelled."""
 
@@ -298,30 +344,3 @@ CANCELLED = "cancelled"
 def estimated_tokens(characters: int) -> int:
     """Return the service's own estimate for lines whose bodies have that many characters."""
     return characters // 4
-
-
-def outcome(*, succeeded: int, failed: int, cancelled: bool) -> Outcome:
-    """Return how an accepted job ended."""
-    if cancelled:
-        return Outcome.CANCELLED
-    if not failed:
-        return Outcome.SUCCEEDED
-    return Outcome.PARTIALLY_SUCCEEDED if succeeded else Outcome.FAILED
-
-
-def is_pending_member(bundle: Job, part: Part) -> bool:
-    """Return whether a member still waits for what comes of the bundle."""
-    return part.state is PartState.BUNDLED and part.bundle == bundle.job_id
-
-
-def with_bundle_batch(member: Part, bundle_part: Part) -> Part:
-    """Return a member's part as if the batch that carried it had been its own."""
-    return msgspec.structs.replace(
-        member,
-        batch_id=bundle_part.batch_id,
-        batch_status=bundle_part.batch_status,
-        created_at=bundle_part.created_at,
-        ended_at=bundle_part.ended_at,
-        errors=bundle_part.errors,
-        wait=bundle_part.wait,
-    )

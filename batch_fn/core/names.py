@@ -10,6 +10,8 @@ FILE_NAME = r"(?P<job_id>\d{8}T\d{6}Z-[0-9a-f]{10})-part-\d{5}-(?P<attempt>\d{2,
 BLOB_NAME_LIMIT = 1024  # characters. Source: Azure Storage, "Naming and referencing containers, blobs, and metadata"
 SEGMENT_LIMIT = 254  # of a name, parted by slashes. Source: the same
 
+DROP_ENDINGS = (".jsonl.gz", ".jsonl")
+
 JOB_ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{10}")
 
 
@@ -36,14 +38,16 @@ def new_bundle_id(now: datetime, token: str) -> str:
 def result_path(name: str, job_id: str) -> str:
     """Return the name, without ending, of the job's blobs: `sales/monday.jsonl` gives `sales/monday/<job id>`.
 
-    A name so long that the result would be over Azure's limits is cut; the job id keeps it apart from others. Where
-    only `.` or `..` would be left of a name, its ending stays: HTTP clients resolve such a folder, to end up elsewhere.
+    So does `sales/monday.jsonl.gz`. A name so long that the result would be over Azure's limits is cut; the job id
+    keeps it apart from others. Where only `.` or `..` would be left of a name, its ending stays: HTTP clients resolve
+    such a folder, to end up elsewhere.
     """
-    folder = name[: -len(".jsonl")] if name.lower().endswith(".jsonl") else name
+    ending = next((each for each in DROP_ENDINGS if name.lower().endswith(each)), "")
+    folder = name[: len(name) - len(ending)]
     if folder.rpartition("/")[2] in {".", ".."}:
         folder = name
     folder = "/".join(folder.split("/")[: SEGMENT_LIMIT - 1])
-    room = BLOB_NAME_LIMIT - len(f"/{job_id}.jsonl")
+    room = BLOB_NAME_LIMIT - len(f"/{job_id}.jsonl.gz")
     return f"{folder[:room].rstrip('/')}/{job_id}".lstrip("/")
 
 

@@ -6,9 +6,16 @@ from typing import Any
 
 import msgspec
 
-from batch_fn.core.jobs import CANCELLED, Estimate, Job, Part, Usage
+from batch_fn.core.jobs import CANCELLED, Estimate, Job, Outcome, Part, Usage
 from batch_fn.core.prices import DIGITS, cost
-from batch_fn.validation.findings import Finding
+from batch_fn.validation.findings import INPUT_GONE, Finding
+
+INPUT_GONE_SAYS = {
+    "service": "Its results follow the input file at the service.",
+    "answers": "Its results are in the service's order; a line without a result is reported without its custom_id.",
+    "numbers": "Its results have the line number in the file for a custom_id, since the batch had no other.",
+}
+"""How a part is settled whose lines were deleted (`Part.input_gone`), in words."""
 
 
 def report(
@@ -130,11 +137,26 @@ def report_is_current(job: Job, document: dict[str, Any] | None) -> bool:
 
 
 def service_findings(parts: list[Part]) -> list[Finding]:
-    """Return the service's errors of batches that failed, as findings of the job."""
-    return [
+    """Return the service's errors of batches that failed, and what became of deleted lines, as findings of the job."""
+    failures = [
         Finding(line=error.line or 1, code=error.code, message=error.message)
         for part in parts
         if part.batch_status in {"failed", ""}
         for error in part.errors
         if error.code != CANCELLED
     ]
+    gone = [
+        Finding(part.source.first_line, INPUT_GONE, f"The copy of part {part.number}'s lines was deleted. {said}")
+        for part in parts
+        if (said := INPUT_GONE_SAYS.get(part.input_gone))
+    ]
+    return failures + gone
+
+
+def outcome(*, succeeded: int, failed: int, cancelled: bool) -> Outcome:
+    """Return how an accepted job ended."""
+    if cancelled:
+        return Outcome.CANCELLED
+    if not failed:
+        return Outcome.SUCCEEDED
+    return Outcome.PARTIALLY_SUCCEEDED if succeeded else Outcome.FAILED

@@ -1,4 +1,4 @@
-"""What the service answered, line by line: what succeeded, failed for good, or is worth another attempt. Pure."""
+"""The service's result lines: which request succeeded, failed for good, or is worth another attempt. Pure."""
 
 import heapq
 import itertools
@@ -10,15 +10,15 @@ from typing import Any, NamedTuple
 import msgspec
 
 from batch_fn.core.jobs import Usage
-from batch_fn.validation.requests import read_loosely
+from batch_fn.validation import loose_json
 
 RETRYABLE_STATUSES = frozenset({408, 409, 429})
-"""And every 5xx. Source: the service's own client retries the same ones."""
+"""Like every 5xx. Source: the service's own client retries the same ones."""
 
 RETRYABLE_CODES = frozenset(
     {"batch_expired", "batch_cancelled", "token_limit_exceeded", "rate_limit_exceeded", "server_error"}
 )
-"""Codes of lines that were not run, or not to their end."""
+"""Error codes of requests that were not run, or not to their end."""
 
 NO_RESPONSE = "no_response"
 
@@ -33,7 +33,7 @@ class Verdict(StrEnum):
 
 
 class Result(NamedTuple):
-    """One line of an output or error file, judged."""
+    """What one line of an output or error file says."""
 
     custom_id: str
     verdict: Verdict
@@ -41,13 +41,13 @@ class Result(NamedTuple):
 
 
 class FinalResult(NamedTuple):
-    """A request's final result, as results of a part are kept."""
+    """A request's final result, as the results of a part are kept."""
 
     line: int
     """The request's line number in the drop."""
     succeeded: bool
     raw: bytes
-    """The line for the output or the errors blob, without its end."""
+    """The line for the output or the errors blob, without its line feed."""
 
 
 class _Usage(msgspec.Struct):
@@ -71,6 +71,10 @@ class _Response(msgspec.Struct):
 
 class _Error(msgspec.Struct):
     code: str | int | None = None
+    message: str | None = None
+
+    def __bool__(self) -> bool:
+        return self.code is not None or bool(self.message)
 
 
 class _Line(msgspec.Struct):
@@ -81,37 +85,73 @@ class _Line(msgspec.Struct):
 
 _read_line = msgspec.json.Decoder(_Line).decode
 
+MAX_STATED_TOKENS = 2**40
+"""A count of tokens beyond this is no count, and is taken as not stated: sums of a million stay within 64 bits."""
+
 
 def read_result(raw: bytes) -> Result | None:
     """Return what one line of an output or error file says, None if it is no result line at all."""
     try:
         line = _read_line(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        odd = _odd_line(raw)
-        if odd is None:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        try:
+            line = _read_odd_line(raw)
+        except ValueError:
             return None
-        line = odd
     usage = _usage_of(line.response)
-    if line.response is not None and line.error is None:
-        return Result(line.custom_id, _by_status(line.response.status_code), usage)
+    if line.response is not None and not line.error:
+        return Result(line.custom_id, _by_status(line.response.status_code, usage), usage)
     code = line.error.code if isinstance(line.error, _Error) else line.error
     return Result(line.custom_id, Verdict.RETRY if code in RETRYABLE_CODES else Verdict.FAILED, usage)
 
 
-def _odd_line(raw: bytes) -> _Line | None:
-    """Return a line that is not quite JSON, or whose body has not the members that it should: it is an answer still."""
-    try:
-        members = read_loosely(raw)
-        try:
-            return msgspec.convert(members, _Line)
-        except msgspec.ValidationError:
-            return msgspec.convert(members | {"response": members["response"] | {"body": None}}, _Line)
-    except (msgspec.DecodeError, KeyError, TypeError):
+def _read_odd_line(raw: bytes) -> _Line:
+    """Return a line that is not quite JSON, or has not the members that it should: it is an answer, and paid for.
+
+    Raises:
+        ValueError: if it names no request, or says of it neither a response nor an error.
+    """
+    line = loose_json.members(raw)
+    custom_id = loose_json.string(line.get("custom_id", b""))
+    response, error = line.get("response", b"null"), line.get("error", b"null")
+    if custom_id is None or (response == b"null" and error in _NO_ERROR):
+        raise ValueError("it is no result line")
+    return _Line(custom_id, _odd_response(response), _odd_error(error))
+
+
+_NO_ERROR = frozenset({b"null", b"false", b"0", b'""', b"[]", b"{}"})
+
+
+def _odd_response(raw: bytes) -> _Response | None:
+    """Raises: ValueError if it is neither an object nor null."""
+    if raw == b"null":
         return None
+    response = loose_json.members(raw)
+    status = loose_json.number(response.get("status_code", b""))
+    try:
+        stated = loose_json.members(loose_json.members(response["body"])["usage"])
+    except (ValueError, KeyError):
+        stated = {}
+    counts = {name: loose_json.number(stated[name]) for name in _Usage.__struct_fields__ if name in stated}
+    usage = _Usage(**{name: int(count) for name, count in counts.items() if count is not None and count.is_integer()})
+    return _Response(None if status is None else int(status), _Body(usage))
 
 
-def no_response(custom_id: str, message: str) -> bytes:
-    """Return the errors line of a request that the service gave no line for."""
+def _odd_error(raw: bytes) -> _Error | str | None:
+    if raw in _NO_ERROR:
+        return None
+    try:
+        error = loose_json.members(raw)
+    except ValueError:
+        return loose_json.string(raw) or "unknown"
+    if not error:
+        return None
+    code = error.get("code", b"null")
+    return _Error(loose_json.string(code) or (None if code == b"null" else "unknown"), "unknown")
+
+
+def no_response(custom_id: str | None, message: str) -> bytes:
+    """Return the errors line of a request that has no response; None where its custom_id is not known any more."""
     error = {"code": NO_RESPONSE, "message": message}
     return msgspec.json.encode({"custom_id": custom_id, "response": None, "error": error})
 
@@ -122,7 +162,7 @@ def pack(final: FinalResult) -> bytes:
 
 
 def unpack(packed: bytes) -> FinalResult:
-    """Return the result that `pack` made the line of, with or without its line end."""
+    """Return the result that `pack` turned into this line, with or without its line feed."""
     line, mark, raw = packed.rstrip(b"\n").split(b"\t", 2)
     return FinalResult(int(line), mark == b"+", raw)
 
@@ -130,7 +170,7 @@ def unpack(packed: bytes) -> FinalResult:
 def merge(streams: Iterable[tuple[int, Iterator[FinalResult]]]) -> Iterator[FinalResult]:
     """Yield the results of several attempts and parts in the drop's order; each gives its own in order.
 
-    With each comes a line that none of its own is before: it is asked for nothing until that line has its turn.
+    Each stream comes with a lower bound for its line numbers; it is not read before that line is reached.
     """
     in_order = heapq.merge(*itertools.starmap(_numbered, streams), key=itemgetter(0))
     return (final for _, final in in_order if final is not None)
@@ -142,8 +182,10 @@ def _numbered(first_line: int, finals: Iterator[FinalResult]) -> Iterator[tuple[
         yield final.line, final
 
 
-def _by_status(status: int | None) -> Verdict:
-    if status is None or status in RETRYABLE_STATUSES or status >= 500:
+def _by_status(status: int | None, usage: Usage) -> Verdict:
+    if status is None:  # that it says nothing does not mean that it is not paid for
+        return Verdict.SUCCEEDED if usage.total_tokens else Verdict.RETRY
+    if status in RETRYABLE_STATUSES or status >= 500:
         return Verdict.RETRY
     return Verdict.SUCCEEDED if 200 <= status < 300 else Verdict.FAILED
 
@@ -153,6 +195,10 @@ def _usage_of(response: _Response | None) -> Usage:
     if not isinstance(body, _Body) or body.usage is None:
         return Usage()
     stated = body.usage
-    prompt = stated.prompt_tokens or stated.input_tokens or 0
-    completion = stated.completion_tokens or stated.output_tokens or 0
-    return Usage(prompt, completion, stated.total_tokens or prompt + completion)
+    prompt = _count(stated.prompt_tokens) or _count(stated.input_tokens)
+    completion = _count(stated.completion_tokens) or _count(stated.output_tokens)
+    return Usage(prompt, completion, _count(stated.total_tokens) or prompt + completion)
+
+
+def _count(stated: int | None) -> int:
+    return stated if stated is not None and 0 <= stated <= MAX_STATED_TOKENS else 0

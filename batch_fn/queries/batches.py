@@ -49,12 +49,14 @@ def list_batches(
         if calls == LISTED_PAGES:
             return BatchesPage(found, last)
         for batch in page:
-            if since is not None and batch.created_at < since:
+            if since is not None and batch.created_at is not None and batch.created_at < since:
                 return BatchesPage(found, None)
             if len(found) == limit:
                 return BatchesPage(found, last)
             last = batch.id
-            if (not wanted or batch.status in wanted) and (until is None or batch.created_at <= until):
+            if (not wanted or batch.status in wanted) and (
+                until is None or batch.created_at is None or batch.created_at <= until
+            ):
                 found.append(_batch(batch, parts.get(batch.id)))
     return BatchesPage(found, None)
 

@@ -7,9 +7,10 @@ import msgspec
 
 from batch_fn.app import App
 from batch_fn.core.errors import NoSuchJobError, ReportGoneError
-from batch_fn.core.jobs import Job, JobState, Member, Outcome, Part, PartState, with_bundle_batch
+from batch_fn.core.jobs import Job, JobState, Member, Outcome, Part, PartState
+from batch_fn.core.members import with_bundle_batch
 from batch_fn.core.names import is_job_id, result_path
-from batch_fn.core.report import report, report_is_current, service_findings
+from batch_fn.core.report import report, report_is_current, service_findings, to_iso
 from batch_fn.storage.rows import ActiveJob, FinishedJob, FinishedSummary
 from batch_fn.validation.findings import REPORTED_FINDINGS
 
@@ -84,12 +85,13 @@ def in_hand(
         failed=sum(part.failed for part in parts),
         findings=findings[:REPORTED_FINDINGS],
         finding_count=len(findings),
-        outputs={"output": None, "errors": None, "archive": None},
+        outputs={"output": None, "errors": None, "unmatched": None, "archive": None},
         parts=parts,
         previous_report=previous_report,
         prices=prices,
     )
-    return _detail(document, progress(job, parts, answered), [_part(job, part) for part in parts if part.number])
+    shown = [_part(job, part) for part in parts if part.number]
+    return _detail(document, progress(job, parts, answered), shown, _job_wait(job))
 
 
 def _from_finished(app: App, finished: FinishedJob) -> JobDetail:
@@ -105,8 +107,23 @@ def _from_report(document: JobDetail) -> JobDetail:
     return _detail(document, done, [])
 
 
-def _detail(report: JobDetail, progress: "Progress", parts: list[JobDetail]) -> JobDetail:
-    added = {"progress": progress, "parts": parts, "transitions": transitions(report)}
+def _job_wait(job: Job) -> JobDetail | None:
+    """Return why a job is not accepted yet, if a step failed on it."""
+    if job.wait is None:
+        return None
+    wait = job.wait
+    return {
+        "reason": wait.reason,
+        "message": wait.message,
+        "since": to_iso(job.waiting_since),
+        "until": to_iso(wait.until),
+    }
+
+
+def _detail(
+    report: JobDetail, progress: "Progress", parts: list[JobDetail], wait: JobDetail | None = None
+) -> JobDetail:
+    added = {"progress": progress, "parts": parts, "wait": wait, "transitions": transitions(report)}
     detail: JobDetail = msgspec.to_builtins(report | added)
     return detail
 
@@ -194,8 +211,15 @@ def _part(job: Job, part: Part) -> JobDetail:
         "batch_status": part.batch_status or None,
         "requests": part.requests,
         "progress": _progress(job, part),
-        "waits_for": part.wait.reason if part.wait and part.state is PartState.WAITING else None,
+        "waits_for": part.wait.reason if part.wait and _waits(part) else None,
     }
+
+
+def _waits(part: Part) -> bool:
+    """Return whether a part waits to be sent, to be told of its batch, or to be settled."""
+    if part.state is PartState.ENDED:
+        return part.collect_trouble is not None
+    return part.state is PartState.WAITING or bool(part.trouble_since or part.not_found_since)
 
 
 def _kept(part: Part) -> int:

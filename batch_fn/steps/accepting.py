@@ -1,4 +1,4 @@
-"""A job is accepted: its parts and its new state are entered in one, whether it is a drop or is retried."""
+"""A job is accepted, from a drop or by a retry: its parts and its new state are written in one transaction."""
 
 import msgspec
 
@@ -12,10 +12,10 @@ from batch_fn.storage.rows import Change, ConflictError, Stored
 
 
 def accept(app: App, stored: Stored[Job], parts: list[Part], kept: Part | None = None) -> bool:
-    """Enter the parts together with the accepted job, cancelled or not, and have them submitted.
+    """Insert the parts together with the accepted job, cancelled or not, and send their messages.
 
-    `held` is the row of the job as it was read before it was accepted; `kept` is a settled part with results from
-    before the job was retried. Return False if another instance has it.
+    `stored` is the job's row as it was read; `kept` is a settled part with the results from before a retry. Return
+    False if another instance has accepted it.
     """
     estimate = _estimate(app, parts)
     if len(parts) == 1 and may_bundle(app, parts[0].bytes):
@@ -32,6 +32,8 @@ def accept(app: App, stored: Stored[Job], parts: list[Part], kept: Part | None =
             parts_left=len(parts),
             accepted_at=now,
             estimate=estimate,
+            wait=None,
+            waiting_since=None,
         )
         try:
             app.tables.change([*map(Change, rows), Change(job, stored.etag)])

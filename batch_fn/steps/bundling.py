@@ -17,11 +17,14 @@ import msgspec
 
 from batch_fn.app import App
 from batch_fn.core import admission
-from batch_fn.core.jobs import InputRange, Job, JobState, Member, Part, is_pending_member
+from batch_fn.core.jobs import InputRange, Job, JobState, Member, Part
+from batch_fn.core.members import is_pending_member
 from batch_fn.core.names import new_bundle_id
 from batch_fn.runtime import clock, log
 from batch_fn.steps import part_moves
-from batch_fn.storage.part_lines import SourceLine, picked, read_lines
+from batch_fn.steps.cleaning import clean_up
+from batch_fn.steps.ownership import finishing_lease
+from batch_fn.storage.part_lines import InputGoneError, SourceLine, picked, read_lines
 from batch_fn.storage.rows import ActiveJob, Change, ConflictError, Stored
 from batch_fn.validation.requests import fill_deployment, with_custom_id
 
@@ -32,6 +35,14 @@ MAX_MEMBERS = 500
 def bundled_id(member: int, line: int) -> str:
     """Return the custom_id under which a member's line rides: those of two jobs may be the same."""
     return f"{member}.{line}"
+
+
+def member_and_line(custom_id: str) -> tuple[int, int] | None:
+    """Return the member and the line that `bundled_id` gave this custom_id, None if it did not."""
+    member, _, line = custom_id.partition(".")
+    if member.isdecimal() and line.isdecimal() and bundled_id(int(member), int(line)) == custom_id:
+        return int(member), int(line)
+    return None
 
 
 def may_bundle(app: App, size: int) -> bool:
@@ -55,8 +66,10 @@ def build_bundle(app: App, first: Part) -> tuple[str, str] | None:
         return None
     try:
         _write_lines(app, bundle_id, bundle_members)
-    except Exception:
-        dissolve_unsent(app, bundle, alone=True)  # one that cannot be read is not to keep the others
+    except Exception as error:
+        dissolve_unsent(app, bundle, alone=True)  # a member that cannot be read must not keep the others waiting
+        if isinstance(error, InputGoneError):
+            return None  # each member has its message
         raise
     bundle_part = _bundle_part(app, bundle_id, bundle_members)
     members = tuple(Member(part.job_id, part.key) for part in bundle_members)
@@ -114,25 +127,16 @@ def dissolve(app: App, bundle: Job, bundle_part: Part) -> None:
 
 
 def forget_bundle(app: App, bundle_id: str) -> None:
-    """Delete a bundle's files at the service, its blobs and its rows; every member has what it needs of it.
+    """Delete a bundle's files at the service, its blobs and its rows; every member has its results.
 
-    The row says so first: whoever goes on with this after a crash must not look for results that are deleted.
+    The row says so first: an instance that goes on with this after a crash must not look for results that are deleted.
     """
     active = app.tables.active_job(bundle_id)
     if active is None:
         return
-    bundle = active.job
-    if bundle.row.state is not JobState.FINISHING:
-        due = clock.after(app.settings.resend_seconds)
-        try:
-            bundle = app.tables.update(bundle, msgspec.structs.replace(bundle.row, state=JobState.FINISHING, due=due))
-        except ConflictError:
-            return  # another instance is at it
-    if app.settings.delete_service_files:
-        for stored in active.parts:
-            app.openai.delete_files_of(stored.row)
-    app.blobs.clear_work(bundle_id)
-    app.tables.delete_active(ActiveJob(bundle, active.parts))
+    with finishing_lease(app, active.job) as lease:
+        if lease is not None and clean_up(app, lease, active.parts):
+            app.tables.delete_active(ActiveJob(lease.stored, active.parts))
 
 
 def _candidates(app: App, first: Part) -> list[Stored[Part]]:
@@ -175,7 +179,7 @@ def _write_lines(app: App, bundle_id: str, bundle_members: list[Part]) -> None:
     with app.blobs.writer(app.settings.work_container, _lines_name(bundle_id)) as writer:
         number = 0
         for member, part in enumerate(bundle_members):
-            for line in read_lines(app.blobs, part.source, app.settings.max_line_bytes):
+            for line in read_lines(app.blobs, part.source):
                 number += 1
                 raw = fill_deployment(line.raw, part.deployment) if part.source.fill else line.raw
                 writer.write(picked(SourceLine(number, with_custom_id(raw, bundled_id(member, line.line)))))

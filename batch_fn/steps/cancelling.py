@@ -1,7 +1,7 @@
-"""A job is cancelled: what was not sent is not sent any more, what the service works on is stopped, answers are kept.
+"""Cancelling a job: unsent parts end, running batches are cancelled at the service, and answers are kept.
 
-The job's row says so first; from then on no line of it gets another attempt, and the tick goes over its parts until
-each has come to its end. A pass may be made again, by anybody, at any time.
+The job's row is marked first. From then on none of its lines gets another attempt, and each tick makes a pass over its
+parts until all have ended. Any instance may repeat a pass at any time.
 """
 
 from datetime import timedelta
@@ -9,7 +9,7 @@ from datetime import timedelta
 import msgspec
 
 from batch_fn.app import App
-from batch_fn.core.batches import ServiceError, TransientServiceError
+from batch_fn.core.batches import ServiceCallError, ServiceError
 from batch_fn.core.errors import JobFinishedError, NoSuchJobError
 from batch_fn.core.jobs import CANCELLED, Job, JobState, Outcome, Part, PartState
 from batch_fn.runtime import clock, log
@@ -20,14 +20,14 @@ NOT_SENT = ServiceError(CANCELLED, "The job was cancelled before it was sent.")
 
 
 def cancel(app: App, job_id: str) -> Job | FinishedJob:
-    """Cancel a job: what is not sent stays unsent, what was answered is kept. Doing it again changes nothing.
+    """Cancel a job. Unsent lines stay unsent, and answers are kept. A second call changes nothing.
 
     Returns:
-        The job as it is now, or the finished job if it had ended as cancelled before.
+        The job as it is now, or the finished job if it has ended as cancelled.
 
     Raises:
         NoSuchJobError: if there is no job of that id.
-        JobFinishedError: if it has all its results.
+        JobFinishedError: if it already has all its results.
     """
     while True:
         active = app.tables.active_job(job_id)
@@ -44,7 +44,7 @@ def cancel(app: App, job_id: str) -> Job | FinishedJob:
             if job.state is JobState.FINISHING:
                 raise JobFinishedError(job_id)
             now = clock.now()
-            # One that is still being read is stopped by its reader, as soon as there are parts to stop.
+            # A job that is still being read is stopped by its reader, as soon as it has parts.
             due = now if job.state is JobState.ACCEPTED else job.due
             try:
                 stored = app.tables.update(
@@ -59,7 +59,7 @@ def cancel(app: App, job_id: str) -> Job | FinishedJob:
 
 
 def stop_parts(app: App, active: ActiveJob) -> None:
-    """Make one pass over the parts of a cancelled job; the tick makes the next, while one is left that is not over."""
+    """Make one pass over the parts of a cancelled job; the tick makes the next while any part has not ended."""
     job = active.job.row
     if not job.cancelled or job.state is not JobState.ACCEPTED:
         return
@@ -68,25 +68,25 @@ def stop_parts(app: App, active: ActiveJob) -> None:
         try:
             under_way |= _stop(app, stored)
         except ConflictError:
-            under_way = True  # it moved meanwhile
-        except TransientServiceError as trouble:
+            under_way = True  # it changed meanwhile
+        except ServiceCallError as trouble:
             under_way = True
             log.warning("cancel_failed", job_id=job.job_id, part=stored.row.key, trouble=trouble)
     due = clock.now() + timedelta(seconds=app.settings.trouble_seconds if under_way else app.settings.resend_seconds)
     try:
         app.tables.update(active.job, msgspec.structs.replace(job, due=due))
     except ConflictError:
-        return  # a part was settled meanwhile; the row is due all the same
+        return  # a part was settled meanwhile, and the row is due anyway
 
 
 def unwanted(app: App, job: Job) -> bool:
-    """Return whether the job was cancelled; a bundle is when the job of every member was."""
+    """Return whether the job was cancelled; a bundle counts as cancelled when the jobs of all its members are."""
     works = (app.tables.active_job(member.job_id) for member in job.members)
     return all(active is None or active.job.row.cancelled for active in works) if job.members else job.cancelled
 
 
 def _stop(app: App, stored: Stored[Part]) -> bool:
-    """Stop one part as far as that can be done now. Return whether it has to be looked at again."""
+    """Stop one part as far as possible now. Return whether another pass has to check it."""
     part = stored.row
     match part.state:
         case PartState.WAITING if part.create_intent_at is None:
@@ -108,10 +108,10 @@ def _stop_batch(app: App, part: Part) -> None:
 
 
 def _stop_bundle(app: App, bundle_id: str) -> None:
-    """Let the members of a bundle go alone that is not sent yet; one that is sent runs on if somebody needs it."""
+    """End an unsent bundle, so that its members go alone; cancel a sent one only if no job needs it any more."""
     bundle = app.tables.active_job(bundle_id)
     for bundle_part in bundle.parts if bundle else []:
         if bundle_part.row.state is PartState.WAITING and bundle_part.row.create_intent_at is None:
-            part_moves.end_unsent(app, bundle_part, NOT_SENT)  # nothing of it was sent, so collecting it breaks it up
+            part_moves.end_unsent(app, bundle_part, NOT_SENT)  # without a batch, collecting it dissolves it
         elif bundle_part.row.state is PartState.OPEN and bundle is not None and unwanted(app, bundle.job.row):
             _stop_batch(app, bundle_part.row)

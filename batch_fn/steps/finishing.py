@@ -1,7 +1,7 @@
-"""A job ends: output, errors and report are written, whoever waits is told, and what is not needed any more is deleted.
+"""A job is finished: output, errors and report are written, a message is sent, and what is not needed is deleted.
 
-The order is the promise: where the report stands, the job's results are whole; and nothing is deleted before its copy
-is durable. Every step may be done again.
+The order is the promise: once the report is written, the job's results are complete, and nothing is deleted before its
+copy is durable. Every step may be repeated.
 """
 
 from collections import Counter
@@ -12,70 +12,76 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from batch_fn.app import App
-from batch_fn.core.jobs import Job, JobState, Outcome, Part, outcome
-from batch_fn.core.report import report, report_is_current, service_findings
+from batch_fn.core.jobs import Job, JobState, Outcome, Part
+from batch_fn.core.report import outcome, report, report_is_current, service_findings
 from batch_fn.core.results import FinalResult, merge, unpack
 from batch_fn.runtime import log
-from batch_fn.steps.ownership import finishing_lease, is_finished
+from batch_fn.steps.cleaning import clean_up
+from batch_fn.steps.ownership import FinishingLease, finishing_lease, is_finished
+from batch_fn.steps.restoring import restore_copy
 from batch_fn.storage.blob_streams import MIN_CHUNK_BYTES, BlobChangedError
-from batch_fn.storage.blobs import DropGoneError
+from batch_fn.storage.drops import DropGoneError
+from batch_fn.storage.environment import is_environmental
 from batch_fn.storage.rows import ActiveJob, ConflictError, FinishedJob, Stored
-from batch_fn.validation.findings import REPORTED_FINDINGS
+from batch_fn.validation.findings import INPUT_GONE, REPORTED_FINDINGS
 
 if TYPE_CHECKING:
     from batch_fn.validation.findings import Findings
 
 
 KEPT_CHUNK_BYTES = 512 * 1024
-"""How much of kept results is read at a time: they are cut into lines whole, while output and errors are written."""
+"""How much of kept results is read at a time, while output and errors are written."""
 
 
 class CountMismatchError(Exception):
-    """The results of a job are not exactly its requests; it is not finished, and somebody has to look."""
+    """The results of a job are not exactly its requests, so it is not finished."""
 
 
-def finish_rejected(app: App, stored: Stored[Job], findings: "Findings") -> None:
-    """Write what is wrong with a drop, and close its job."""
-    with finishing_lease(app, stored) as job:
-        if job is None:
+def finish_rejected(app: App, stored: Stored[Job], findings: "Findings", *, without_copy: bool = False) -> None:
+    """Write errors and report of a rejected drop, and finish its job; `without_copy`: even if it cannot be archived."""
+    with finishing_lease(app, stored) as lease:
+        if lease is None:
             return
-        written = app.blobs.report(job.row.path)
-        document = written or _write_findings(app, job.row, findings)
-        active = app.tables.active_job(job.row.job_id) or ActiveJob(job)
-        _publish(app, active, document, again=written is not None)
+        written = app.blobs.report(lease.job.path)
+        document = written or _write_findings(app, lease.job, findings, without_copy=without_copy)
+        active = app.tables.active_job(lease.job.job_id)
+        _publish(app, lease, active.parts if active else [], document, again=written is not None)
 
 
 def finish(app: App, active: ActiveJob, last: tuple[Part, Iterator[FinalResult]] | None = None) -> bool:
-    """Bring the results of all parts together and close the job. Return False if another instance is at it.
+    """Bring the results of all parts together and finish the job. Return False if another instance does.
 
-    `last` is the part whose results are still at hand here and were not kept in the work container, with its results.
+    `last` is a part whose results are not in the work container, with its results.
 
     Raises:
-        DoesNotAddUpError: if the results are not exactly the job's requests.
+        CountMismatchError: if the results are not exactly the job's requests.
     """
     try:
-        with finishing_lease(app, active.job) as job:
-            if job is None:
+        with finishing_lease(app, active.job) as lease:
+            if lease is None:
                 return False
-            _finish(app, job, active, last)
+            _finish(app, lease, active, last)
     except (BlobChangedError, ConflictError):
-        log.warning("job_overtaken", job_id=active.job.row.job_id)  # if it was not, the tick sends for it again
+        log.warning("job_overtaken", job_id=active.job.row.job_id)  # if it was not, the tick sends its message again
         return False
     return True
 
 
-def _finish(app: App, job: Stored[Job], active: ActiveJob, last: tuple[Part, Iterator[FinalResult]] | None) -> None:
-    # Reports are written by jobs that finish: one that was not at it yet, and never retried, has none to look for.
-    begun = active.job.row.state is JobState.FINISHING or job.row.retried_at is not None
-    # What is written goes over what is there now: whoever stops in the midst of it must not go on over a retry's.
-    over = _versions(app, job.row) if begun else _Versions()
-    found = app.blobs.report(job.row.path) if begun else None
-    if found is not None and report_is_current(job.row, found):
+def _finish(
+    app: App, lease: FinishingLease, active: ActiveJob, last: tuple[Part, Iterator[FinalResult]] | None
+) -> None:
+    job = lease.job
+    # A job that was not being finished, and never retried, has no report to look for.
+    begun = active.job.row.state is JobState.FINISHING or job.retried_at is not None
+    # Only the versions that are there now are replaced: a retry may write newer ones before this instance goes on.
+    over = _versions(app, job) if begun else _Versions()
+    found = app.blobs.report(job.path) if begun else None
+    if found is not None and report_is_current(job, found):
         document = found
     else:
         parts = _settled(active, last[0] if last else None)
-        document = _write_results(app, job.row, parts, last, previous_report=found, over=over)
-    _publish(app, ActiveJob(job, active.parts), document, again=document is found)
+        document = _write_results(app, lease, parts, last, previous_report=found, over=over)
+    _publish(app, lease, active.parts, document, again=document is found)
 
 
 class _Versions(NamedTuple):
@@ -83,6 +89,7 @@ class _Versions(NamedTuple):
 
     output: str | None = None
     errors: str | None = None
+    unmatched: str | None = None
     report: str | None = None
 
 
@@ -91,18 +98,28 @@ def _versions(app: App, job: Job) -> _Versions:
     return _Versions(
         output=version(settings.output_container, f"{job.path}.jsonl"),
         errors=version(settings.errors_container, f"{job.path}.jsonl"),
+        unmatched=version(settings.errors_container, _unmatched_name(job)),
         report=version(settings.reports_container, f"{job.path}.json"),
     )
 
 
-def _write_findings(app: App, job: Job, findings: "Findings") -> dict[str, Any]:
+def _unmatched_name(job: Job) -> str:
+    """Return the name of the blob of result lines that belong to no request of the file."""
+    return f"{job.path}.unmatched.jsonl"
+
+
+def _write_findings(app: App, job: Job, findings: "Findings", *, without_copy: bool) -> dict[str, Any]:
     """Write errors and report of a rejected drop. Return the report."""
     errors = app.blobs.write(app.settings.errors_container, f"{job.path}.jsonl", findings.lines())
     try:
-        app.blobs.archive(job.container, job.name, job.etag, job.path)
-        archive: str | None = app.blobs.archive_path(job.path)
+        app.blobs.archive(job.container, job.name, job.etag, job.path, gzip=job.gzip)
+        archive: str | None = app.blobs.archive_path(job.path, gzip=job.gzip)
     except DropGoneError:
         archive = None
+    except Exception as error:
+        if not (without_copy and is_environmental(error)):
+            raise
+        archive = None  # the drop stays in the inbox
     document = report(
         job,
         status=Outcome.REJECTED,
@@ -110,14 +127,14 @@ def _write_findings(app: App, job: Job, findings: "Findings") -> dict[str, Any]:
         failed=0,
         findings=findings.first,
         finding_count=findings.count,
-        outputs={"output": None, "errors": errors, "archive": archive},
+        outputs={"output": None, "errors": errors, "unmatched": None, "archive": archive},
     )
     app.blobs.write_report(job.path, document)
     return document
 
 
 def _settled(active: ActiveJob, last: Part | None) -> list[Part]:
-    """Return every attempt as it is when all are settled, in the order of parts and attempts."""
+    """Return every attempt, in the order of parts and attempts; `last` in place of its row."""
     parts = {stored.row.key: stored.row for stored in active.parts}
     if last is not None:
         parts[last.key] = last
@@ -126,28 +143,34 @@ def _settled(active: ActiveJob, last: Part | None) -> list[Part]:
 
 def _write_results(
     app: App,
-    job: Job,
+    lease: FinishingLease,
     parts: list[Part],
     last: tuple[Part, Iterator[FinalResult]] | None,
     *,
     previous_report: dict[str, Any] | None,
     over: _Versions,
 ) -> dict[str, Any]:
-    """Write output, errors and report; `former` is the report before the job was retried. Return the report."""
-    settings, containers = app.settings, app.blobs
+    """Write output, errors and report. Return the report."""
+    settings, containers, job = app.settings, app.blobs, lease.job
     output = containers.writer(settings.output_container, f"{job.path}.jsonl", over=over.output)
     errors = containers.writer(settings.errors_container, f"{job.path}.jsonl", over=over.errors)
+    unmatched = containers.writer(settings.errors_container, _unmatched_name(job), over=over.unmatched)
     previous = 0
-    with errors, output:  # the output comes first: a retry makes more of it, and may leave no errors
+    with unmatched, errors, output:  # the output is closed first: a retry makes more of it, and may leave no errors
         for final in merge(_streams(app, parts, last)):
             if final.line <= previous:
                 raise CountMismatchError(f"Line {final.line} of job {job.job_id} has two results.")
             previous = final.line
             (output if final.succeeded else errors).write(final.raw + b"\n")
+            lease.renew()
         if output.lines + errors.lines != job.requests:
             raise CountMismatchError(
                 f"Job {job.job_id} has {job.requests} requests, but {output.lines} succeeded and {errors.lines} failed."
             )
+        for part in parts:
+            for chunk in app.blobs.read(settings.work_container, part.unmatched) if part.unmatched else ():
+                unmatched.write(chunk)
+    archive = containers.archive_path(job.path, gzip=job.gzip)
     findings = service_findings(parts)
     document = report(
         job,
@@ -156,7 +179,12 @@ def _write_results(
         failed=errors.lines,
         findings=findings[:REPORTED_FINDINGS],
         finding_count=len(findings),
-        outputs={"output": output.path, "errors": errors.path, "archive": containers.archive_path(job.path)},
+        outputs={
+            "output": output.path,
+            "errors": errors.path,
+            "unmatched": unmatched.path,
+            "archive": archive if _has_archive(app, job, archive, parts) else None,
+        },
         parts=parts,
         previous_report=previous_report,
         prices=settings.prices,
@@ -164,22 +192,30 @@ def _write_results(
     try:
         containers.write_report(job.path, document, over.report)
     except BlobChangedError:
-        if errors.version is not None and is_finished(app, job):  # a retry has left none: these are of before
+        if errors.version is not None and is_finished(app, job):  # a retry has left none: these are older
             containers.remove(settings.errors_container, f"{job.path}.jsonl", errors.version)
         raise
     return document
 
 
+def _has_archive(app: App, job: Job, archive: str, parts: list[Part]) -> bool:
+    """Return whether the drop's copy is there; it is looked for, and restored, where a part missed its lines."""
+    if not any(part.input_gone or any(error.code == INPUT_GONE for error in part.errors) for part in parts):
+        return True
+    container, _, name = archive.partition("/")
+    return app.blobs.version(container, name) is not None or restore_copy(app, job)
+
+
 def _streams(
     app: App, parts: list[Part], last: tuple[Part, Iterator[FinalResult]] | None
 ) -> Iterator[tuple[int, Iterator[FinalResult]]]:
-    """Yield the results of each attempt, with a line that none of them is before.
+    """Yield the results of each attempt, with a lower bound for their line numbers.
 
-    The parts of a drop mostly follow one another, and are then read so; those that are read side by side share a chunk.
+    The parts of a drop mostly follow one another, and are read so; those that are read side by side share a chunk.
     """
     first_lines: dict[int, int] = {}
     for part in parts:
-        first_lines.setdefault(part.number, part.source.first_line)  # lines of it are what later attempts have
+        first_lines.setdefault(part.number, part.source.first_line)  # later attempts have some of its lines
     side_by_side = max(Counter(first_lines[part.number] for part in parts if part.results).values(), default=1)
     chunk_bytes = max(MIN_CHUNK_BYTES, KEPT_CHUNK_BYTES // side_by_side)
     for part in parts:
@@ -197,30 +233,24 @@ def _split(chunks: Iterator[bytes]) -> Iterator[bytes]:
         yield from whole
 
 
-def _publish(app: App, active: ActiveJob, document: dict[str, Any], *, again: bool) -> None:
-    """Do what comes after the report: tell, empty the inbox, enter the history, delete what is not needed any more."""
-    job = active.job.row
+def _publish(
+    app: App, lease: FinishingLease, parts: list[Stored[Part]], document: dict[str, Any], *, again: bool
+) -> None:
+    """Do what follows the report: send the message, empty the inbox, enter the history, delete what is not needed."""
+    job = lease.job
     place = f"{app.settings.reports_container}/{job.path}.json"
     if job.retried_at is not None and document["outputs"]["errors"] is None:
-        app.blobs.remove(app.settings.errors_container, f"{job.path}.jsonl")  # of the former attempt
+        app.blobs.remove(app.settings.errors_container, f"{job.path}.jsonl")  # of the run before the retry
     if not again or not is_finished(app, job):
         app.queues.completed(job.job_id, document["status"], place)
-        app.blobs.delete_from_inbox(job.container, job.name, job.etag)
-        attempts = max((stored.row.attempt for stored in active.parts), default=1)
+        app.blobs.delete_from_inbox(job.container, job.name, job.etag, job.path, job.bytes)
+        attempts = max((stored.row.attempt for stored in parts), default=1)
         app.tables.finish(_history(job, document, place, attempts))
-    _clean_up(app, active)
-    app.tables.delete_active(active)
+    if not clean_up(app, lease, parts):
+        return
+    app.tables.delete_active(ActiveJob(lease.stored, parts))
     counts = document["counts"]
     log.info("job_finished", job_id=job.job_id, status=document["status"], **counts)
-
-
-def _clean_up(app: App, active: ActiveJob) -> None:
-    """Delete the job's files at the service and its blobs in the work container: what they held is in the results."""
-    if app.settings.delete_service_files:
-        for stored in active.parts:
-            app.openai.delete_files_of(stored.row)
-    # Known to the ledger or not: whoever wrote a blob may have died before it said so.
-    app.blobs.clear_work(active.job.row.work_folder)
 
 
 def _history(job: Job, document: dict[str, Any], place: str, attempts: int) -> FinishedJob:

@@ -1,7 +1,11 @@
-"""A drop comes in: it is read and checked, and goes on as the parts of an accepted job, or ends as a rejected one."""
+"""A drop comes in: it is read and checked, and becomes the parts of an accepted job, or a rejected one."""
 
+import itertools
 import tempfile
-from datetime import datetime
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+
+import msgspec
 
 from batch_fn.app import App
 from batch_fn.core import names
@@ -12,45 +16,77 @@ from batch_fn.runtime.memory import large_step_lock
 from batch_fn.settings import Settings
 from batch_fn.steps.accepting import accept
 from batch_fn.steps.finishing import finish_rejected
-from batch_fn.steps.ownership import delete_orphaned_work
+from batch_fn.steps.job_waits import environment_awaited
+from batch_fn.steps.ownership import delete_orphaned_work, reload_if_unchanged
 from batch_fn.steps.picking import pick
-from batch_fn.storage.blobs import Drop, DropGoneError
-from batch_fn.storage.rows import ActiveJob, Stored
+from batch_fn.steps.unpacking import unpack
+from batch_fn.storage.drops import Drop, DropGoneError
+from batch_fn.storage.rows import ActiveJob, ConflictError, Stored
 from batch_fn.validation.check import validate_blocks
-from batch_fn.validation.findings import DROP_GONE, Code, Finding, Findings
+from batch_fn.validation.findings import DROP_GONE, INVALID_GZIP, NOT_PROCESSED, Code, Finding, Findings
+from batch_fn.validation.gunzip import GzipError, is_gzip
 from batch_fn.validation.requests import Rules
 
 
 def ingest(app: App, name: str) -> None:
-    """Take in the version of an inbox blob that is there now, or continue where an earlier reader stopped."""
+    """Ingest the current version of an inbox blob, or continue where an earlier reader stopped."""
     drop = app.blobs.drop(name)
     if drop is None:
         log.info("drop_absent", name=name)
-        return
-    ingest_drop(app, drop)
+    elif not is_complete(app, drop):
+        log.info("drop_empty", name=name)  # the tick ingests it, if it stays so
+    else:
+        ingest_drop(app, drop)
 
 
-def reject(app: App, stored: Stored[Job], finding: Finding) -> None:
-    """End a job of which nothing was sent with a finding of our own."""
-    with tempfile.TemporaryFile() as spool:
-        findings = Findings(spool)
-        findings.add(finding)
-        finish_rejected(app, stored, findings)
+def is_complete(app: App, drop: Drop) -> bool:
+    """Return whether the blob counts as a drop: one of zero bytes does when it has not changed for a while.
+
+    An append blob, or an upload to Data Lake storage, has zero bytes until its writer sends the first.
+    """
+    return drop.bytes > 0 or drop.last_modified <= clock.now() - timedelta(seconds=app.settings.empty_drop_seconds)
 
 
 def ingest_drop(app: App, drop: Drop) -> None:
     """Check that version of an inbox blob, and accept or reject it."""
     rules = rules_of(app.settings, drop.metadata.get("deployment"))
-    with large_step_lock(drop.bytes), tempfile.TemporaryFile() as spool:
+    with (
+        environment_awaited(app, job_id_of(drop), give_up_drop),
+        large_step_lock(drop.bytes),
+        tempfile.TemporaryFile() as spool,
+    ):
         stored = register(app, drop)
         if stored is None or stored.row.accepted_at is not None:
             return
         findings = Findings(spool)
-        planner = _read(app, drop, stored.row, rules, findings)
+        read = _read(app, drop, stored, rules, findings)
+        if read is None:
+            return  # another instance has the job
+        stored, planner = read
         if findings.count:
             finish_rejected(app, stored, findings)
         else:
             _accept(app, stored, planner, rules.deployment)
+
+
+def reject(app: App, stored: Stored[Job], finding: Finding, *, without_copy: bool = False) -> None:
+    """End a job of which nothing was sent with a finding of our own.
+
+    `without_copy`: even if the drop cannot be copied to the archive; it then stays in the inbox.
+    """
+    with tempfile.TemporaryFile() as spool:
+        findings = Findings(spool)
+        findings.add(finding)
+        finish_rejected(app, stored, findings, without_copy=without_copy)
+
+
+def give_up_drop(app: App, stored: Stored[Job], why: str) -> None:
+    """End a job whose drop could not be read and checked in all the time and all the tries that it gets."""
+    message = (
+        f"The file could not be read and checked; nothing of it was sent. {why} "
+        f"Look for job {stored.row.job_id} in the app's log, then drop the file again."
+    )
+    reject(app, stored, Finding(1, NOT_PROCESSED, message), without_copy=True)
 
 
 def job_id_of(drop: Drop) -> str:
@@ -59,12 +95,14 @@ def job_id_of(drop: Drop) -> str:
 
 
 def register(app: App, drop: Drop) -> Stored[Job] | None:
-    """Enter the job into the ledger. Return its row, None if the job is finished already.
+    """Enter the job into the tables. Return its row, None if the job is finished already.
 
-    The row is entered first and the history read after it: the other way round, a job that finishes between the two
-    would be begun again.
+    The history is read before and after the row is entered. Before: a repeated event, or a drop that cannot be deleted,
+    costs one read. After: a job that finishes between the two would be begun again.
     """
     job_id = job_id_of(drop)
+    if _is_finished(app, drop, job_id):
+        return None
     job = Job(
         job_id=job_id,
         due=_later(app),
@@ -75,20 +113,27 @@ def register(app: App, drop: Drop) -> Stored[Job] | None:
         dropped_at=drop.last_modified,
     )
     stored = app.tables.insert_if_absent(job)
-    if app.tables.finished(job_id) is not None:
-        log.info("drop_repeated", job_id=job_id)
-        if (
-            stored.row.state is JobState.DROPPED
-        ):  # begun just now; a finishing one is still needed by whoever finishes it
-            app.blobs.delete_from_inbox(drop.container, drop.name, drop.etag)
+    if _is_finished(app, drop, job_id):
+        if stored.row.state is JobState.DROPPED:  # inserted here; the instance that finishes a job still needs its row
             app.tables.delete_active(ActiveJob(stored))
         return None
     log.info("drop_seen", job_id=job_id, bytes=drop.bytes, state=stored.row.state)
     return stored
 
 
+def _is_finished(app: App, drop: Drop, job_id: str) -> bool:
+    """Return whether the history has the job; the drop then leaves the inbox, if it did not before."""
+    finished = app.tables.finished(job_id)
+    if finished is None:
+        return False
+    log.info("drop_repeated", job_id=job_id)
+    path = names.result_path(drop.name, job_id)
+    app.blobs.delete_from_inbox(drop.container, drop.name, drop.etag, path, drop.bytes)
+    return True
+
+
 def rules_of(settings: Settings, deployment: str | None) -> Rules:
-    """Return what a drop is checked against; `deployment` is what its metadata says."""
+    """Return the rules for a drop; `deployment` is what its metadata says."""
     return Rules(
         allowed_urls=settings.allowed_urls,
         max_line_bytes=settings.max_line_bytes,
@@ -100,37 +145,74 @@ def rules_of(settings: Settings, deployment: str | None) -> Rules:
     )
 
 
-def _planner(app: App, job: Job) -> Planner:
+def _planner(app: App, job: Job, size: int) -> Planner:
     settings = app.settings
     limits = Limits(settings.part_bytes, settings.max_part_requests)
-    return Planner(limits, container=settings.archive_container, name=f"{job.path}.jsonl", size=job.bytes)
+    return Planner(limits, container=settings.archive_container, name=f"{job.path}.jsonl", size=size)
 
 
-def _read(app: App, drop: Drop, job: Job, rules: Rules, findings: Findings) -> Planner:
-    """Read and check the drop, and keep its archive copy if it is good. Return its lines, laid into parts."""
-    planner = _planner(app, job)
-    if drop.bytes > app.settings.max_drop_bytes:
-        findings.add(too_large(drop.bytes, app.settings.max_drop_bytes))
-        return planner
+def _read(
+    app: App, drop: Drop, stored: Stored[Job], rules: Rules, findings: Findings
+) -> tuple[Stored[Job], Planner] | None:
+    """Read and check the drop, and copy it to the archive if it is good. Return its lines, laid into parts.
+
+    None if another instance has the job. From the copy on, what happens to the inbox blob does not matter to the job.
+    """
+    job = stored.row
+    planner = _planner(app, job, drop.bytes)
     try:
-        for each in validate_blocks(app.blobs.read_drop(drop), rules):
-            if isinstance(each, Finding):
-                findings.add(each)
-            elif not findings.count:
-                planner.add(each)
-        if not findings.count:
-            # From here on every step reads the copy: what happens to the inbox blob no longer matters to this job.
-            app.blobs.archive(drop.container, drop.name, drop.etag, job.path)
+        chunks = app.blobs.read_drop(drop)
+        head = next(chunks, b"")
+        if is_gzip(head) and not job.gzip:
+            # The row says so first: it tells every later step where the dropped bytes are.
+            noted = _note_gzip(app, stored)
+            if noted is None:
+                return None
+            stored = noted
+        if drop.bytes > app.settings.max_drop_bytes:
+            findings.add(too_large(drop.bytes, app.settings.max_drop_bytes))
+        elif is_gzip(head):
+            chunks.close()  # the archive's copy is read from here on
+            size = unpack(app, drop, job)
+            planner = _planner(app, job, size)
+            lines = app.blobs.read(app.settings.archive_container, f"{job.path}.jsonl") if size else iter(())
+            _check(lines, rules, planner, findings)
+        else:
+            _check(itertools.chain([head], chunks), rules, planner, findings)
+            if not findings.count:
+                app.blobs.archive(drop.container, drop.name, drop.etag, job.path)
+    except GzipError as error:
+        findings.add(Finding(1, INVALID_GZIP, str(error)))
     except DropGoneError:
         findings.replace_by(drop_gone())
-    return planner
+    return stored, planner
+
+
+def _note_gzip(app: App, stored: Stored[Job]) -> Stored[Job] | None:
+    while True:
+        try:
+            return app.tables.update(stored, msgspec.structs.replace(stored.row, gzip=True))
+        except ConflictError:
+            again = reload_if_unchanged(app, stored)
+            if again is None:
+                return None
+            stored = again
+
+
+def _check(chunks: Iterator[bytes], rules: Rules, planner: Planner, findings: Findings) -> None:
+    for each in validate_blocks(chunks, rules):
+        if isinstance(each, Finding):
+            findings.add(each)
+        elif not findings.count:
+            planner.add(each)
 
 
 def _accept(app: App, stored: Stored[Job], planner: Planner, fill_in: str | None) -> None:
-    """Write the parts and the job's new state in one, then ask for the parts to be submitted."""
-    picks = pick(app, stored.row, planner, _planner(app, stored.row), fill_in) if planner.interleaved else {}
+    """Write the parts and the job's new state in one transaction, then ask for the parts to be submitted."""
+    again = _planner(app, stored.row, stored.row.bytes)
+    picks = pick(app, stored.row, planner, again, fill_in) if planner.interleaved else {}
     parts = planner.parts(stored.row.job_id, now=clock.now(), due=_later(app), picks=picks)
-    if not accept(app, stored, parts) and picks:  # the same event, handled elsewhere, was quicker
+    if not accept(app, stored, parts) and picks:  # another instance was quicker with the same event
         delete_orphaned_work(app, stored.row.job_id, stored.row.attempts_before)
 
 
@@ -139,7 +221,7 @@ def _later(app: App) -> datetime:
 
 
 def too_large(size: int, limit: int) -> Finding:
-    """Return the finding for a drop of more bytes than MAX_DROP_BYTES; it is not read at all."""
+    """Return the finding for a drop of more bytes than MAX_DROP_BYTES; it is not checked at all."""
     message = f"The file has {size:,} bytes, and {limit:,} is the limit. Split it, or raise the setting MAX_DROP_BYTES."
     return Finding(1, Code.INVALID_REQUEST, message)
 

@@ -1,20 +1,22 @@
-"""A message failed five times: it becomes a log, another try by the tick, and in the end a report; never silence."""
+"""The host gave up on a message after five runs: the work is logged, tried again by the tick, and at last reported."""
+
+from datetime import datetime, timedelta
 
 import msgspec
 
 from batch_fn.app import App
 from batch_fn.core.batches import ServiceError
-from batch_fn.core.jobs import Job, JobState, PartState
+from batch_fn.core.jobs import ENVIRONMENT, JobState, Part, PartState
 from batch_fn.runtime import clock, log
 from batch_fn.steps import part_moves
-from batch_fn.steps.intake import job_id_of, register, reject
+from batch_fn.steps.intake import give_up_drop, is_complete, job_id_of, register
+from batch_fn.steps.job_waits import MAX_POISONED, count_poisoning, is_recent
 from batch_fn.steps.retrying import give_up_retry
 from batch_fn.storage.queues import Message, parse_message
-from batch_fn.storage.rows import Stored
-from batch_fn.validation.findings import NOT_PROCESSED, Finding
+from batch_fn.validation.findings import NOT_PROCESSED
 
-MAX_POISONED = 3
-"""How often a drop or a part may be poisoned, five tries each time, before it is reported as it is."""
+STALE = timedelta(minutes=10)
+"""How long a message may stay in a poison queue: the function of that queue runs within seconds."""
 
 
 class BlobTriggerMessage(msgspec.Struct, frozen=True, rename="pascal"):
@@ -48,7 +50,7 @@ def poisoned_message(app: App, body: bytes) -> None:
     try:
         message = parse_message(body)
     except msgspec.DecodeError as error:
-        log.warning("poison_unreadable", error=error)  # not ours: nothing of a job is in it
+        log.warning("poison_unreadable", error=error)  # not ours: no job is in it
         return
     log.warning("errand_poisoned", job_id=message.job_id, part=message.part, name=message.name)
     if message.name:
@@ -56,43 +58,37 @@ def poisoned_message(app: App, body: bytes) -> None:
     elif message.part:
         _poisoned_part(app, message)
 
-    # A collect has nothing to be given up: the results are at the service, and the tick sends for them again.
+    # A collect is never given up: the results are at the service, and the tick sends for them again.
+
+
+def warn_of_poison(app: App, now: datetime) -> None:
+    """Log each poison queue that has kept a message for STALE: no function can read it, or it fails each time.
+
+    A message is hidden while the host has it, so that its age cannot always be read. A queue that was never empty at
+    the ticks of that time counts, too.
+    """
+    for name, (count, oldest) in app.queues.poison().items():
+        if not count:
+            app.poison_since.pop(name, None)
+            continue
+        since = min(filter(None, (oldest, app.poison_since.setdefault(name, now))))
+        if now - since > STALE:
+            log.warning("poison_stays", queue=name, messages=count, since=since)
 
 
 def _poisoned_drop(app: App, name: str, job_id: str) -> None:
     active = app.tables.active_job(job_id)
     if active is not None and active.job.row.state is JobState.RETRYING:
-        _poisoned_retry(app, active.job)
+        count_poisoning(app, active.job, give_up_retry)
         return
     drop = app.blobs.drop(name)
-    if drop is None or job_id_of(drop) != job_id:
+    if drop is None or job_id_of(drop) != job_id or not is_complete(app, drop):
         return  # the tick reports a job whose drop is gone
     stored = register(app, drop)
-    if stored is None or stored.row.accepted_at is not None:
-        return
-    poisoned = stored.row.poisoned + 1
-    log.warning("drop_poisoned", job_id=job_id, times=poisoned)
-    stored = app.tables.update(
-        stored,
-        msgspec.structs.replace(stored.row, poisoned=poisoned, due=clock.after(app.settings.resend_seconds)),
-    )
-    if poisoned >= MAX_POISONED:
-        message = (
-            "The file could not be read and checked, for a reason that is not in the file; nothing of it was sent. "
-            f"Look for job {job_id} in the app's log, then drop the file again."
-        )
-        reject(app, stored, Finding(1, NOT_PROCESSED, message))
-
-
-def _poisoned_retry(app: App, stored: Stored[Job]) -> None:
-    poisoned = stored.row.poisoned + 1
-    log.warning("retry_poisoned", job_id=stored.row.job_id, times=poisoned)
-    stored = app.tables.update(
-        stored,
-        msgspec.structs.replace(stored.row, poisoned=poisoned, due=clock.after(app.settings.resend_seconds)),
-    )
-    if poisoned >= MAX_POISONED:
-        give_up_retry(app, stored)
+    if active is None:  # no run came as far as to enter the job: that is not this file's fault
+        log.warning("drop_poisoned", job_id=job_id, times=0)
+    elif stored is not None and stored.row.accepted_at is None:
+        count_poisoning(app, stored, give_up_drop)
 
 
 def _poisoned_part(app: App, message: Message) -> None:
@@ -101,10 +97,17 @@ def _poisoned_part(app: App, message: Message) -> None:
     if stored is None or stored.row.state not in {PartState.WAITING, PartState.CLAIMED}:
         return
     part = stored.row
-    poisoned = part.poisoned + 1
+    if _waits_for_environment(part) or is_recent(app, part.poisoned_at):
+        return  # the tick sends it again
+    poisoned, now = part.poisoned + 1, clock.now()
     if poisoned < MAX_POISONED or part.create_intent_at is not None or part.state is PartState.CLAIMED:
-        app.tables.update(stored, msgspec.structs.replace(part, poisoned=poisoned))  # the tick sends it again
+        app.tables.update(stored, msgspec.structs.replace(part, poisoned=poisoned, poisoned_at=now))
         return
-    claimed = part_moves.claim(app, stored, poisoned=poisoned)
+    claimed = part_moves.claim(app, stored, poisoned=poisoned, poisoned_at=now)
     sentence = f"It could not be sent, for a reason on this side; look for job {part.job_id} in the app's log."
     part_moves.end_unsent(app, claimed, ServiceError(NOT_PROCESSED, sentence))
+
+
+def _waits_for_environment(part: Part) -> bool:
+    """Return whether the part was put off for its environment, and not claimed since."""
+    return part.not_before is not None and part.wait is not None and part.wait.reason in {ENVIRONMENT, "service"}

@@ -1,4 +1,4 @@
-"""The tick: asks the service about open batches, and puts back on its way whatever a lost message left behind."""
+"""The tick: asks the service about open batches, and moves on what a lost message left behind."""
 
 import contextlib
 import functools
@@ -13,106 +13,121 @@ import msgspec
 from batch_fn.app import App
 from batch_fn.core import names
 from batch_fn.core.admission import Reason
-from batch_fn.core.batches import BATCH_STATUSES, ServiceBatch, TransientServiceError
+from batch_fn.core.batches import ServiceCallError
 from batch_fn.core.jobs import Job, JobState, Part, PartState
 from batch_fn.runtime import clock, log
 from batch_fn.steps import part_moves, quota
 from batch_fn.steps.bundling import dissolve_unsent, recheck_member
 from batch_fn.steps.cancelling import stop_parts
-from batch_fn.steps.intake import job_id_of, register
+from batch_fn.steps.duplicates import cancel_if_duplicate
+from batch_fn.steps.inbox import find_lost_drops
+from batch_fn.steps.observing import check_missing, observe, poll
+from batch_fn.steps.poison import warn_of_poison
 from batch_fn.storage.rows import ConflictError, Stored
 
 MAX_CONCURRENCY = 8
-LISTED_FROM = 10
-"""With more open batches than this, they are asked for by the page."""
 
 
 def tick(app: App, in_thread: Callable[[], None] | None = None) -> None:
-    """Look at everything in hand that is due, and at the inbox for drops that nobody was told of.
+    """Check every row that is due, and the inbox for drops whose event was lost.
 
-    `in_thread` is called in each thread of the pool before its first look.
+    `in_thread` is called in each thread of the pool before its first check.
     """
     now = clock.now()
-    register = time.monotonic()
-    until = register + app.settings.tick_seconds
+    started = time.monotonic()
+    until = started + app.settings.tick_seconds
     opened: list[Stored[Part]] = []
     waiting: dict[str, list[Stored[Part]]] = {}
-    checks = [functools.partial(_find_lost_drops, app, now)]
+    checks = [functools.partial(find_lost_drops, app, now), functools.partial(warn_of_poison, app, now)]
     oldest = now
     for stored in app.tables.due(now):
         oldest = min(oldest, names.dropped_at(stored.row.job_id))
         if isinstance(stored.row, Job):
-            checks.append(functools.partial(_look_at_job, app, Stored(stored.row, stored.etag), now))
+            checks.append(functools.partial(_check_job, app, Stored(stored.row, stored.etag), now))
         elif stored.row.state is PartState.OPEN:
             opened.append(Stored(stored.row, stored.etag))
         elif stored.row.state is PartState.WAITING:
             waiting.setdefault(stored.row.deployment, []).append(Stored(stored.row, stored.etag))
         else:
-            checks.append(functools.partial(_look_at_part, app, Stored(stored.row, stored.etag), now))
+            checks.append(functools.partial(_check_part, app, Stored(stored.row, stored.etag), now))
     checks += [functools.partial(_dispatch_waiting, app, name, parts, now) for name, parts in waiting.items()]
-    # Where there is not time enough for all of them, each gets its turn in the end.
+    # Where there is not time for all, the order of each tick is another, so that each has its turn in the end.
     random.shuffle(opened)
+    missing: list[Stored[Part]] = []
     with ThreadPoolExecutor(MAX_CONCURRENCY, initializer=in_thread) as pool:
-        answers = [pool.submit(_attempt, look) for look in checks]
-        answers += [pool.submit(_attempt, look) for look in _ask(app, opened, now, until)]
-    errors = [error for answer in answers if (error := answer.result()) is not None]
+        answers = [pool.submit(_attempt, check) for check in checks]
+        answers += [pool.submit(_attempt, check) for check in _ask(app, opened, missing, now, until)]
+    errors = [answer.result() for answer in answers]
+    errors += [_attempt(check) for check in check_missing(app, missing, now)]
+    failures = [error for error in errors if error is not None]
     waiting_parts = [stored.row for parts in waiting.values() for stored in parts]
     log.info(
         "tick_done",
-        seconds=round(time.monotonic() - register, 3),
+        seconds=round(time.monotonic() - started, 3),
         open_batches=len(opened),
         waiting_parts=len(waiting_parts),
         waiting_tokens=sum(part.estimated_tokens for part in waiting_parts),
         oldest_wait_seconds=max((int((now - part.waiting_since).total_seconds()) for part in waiting_parts), default=0),
         oldest_job_seconds=int((now - oldest).total_seconds()),
-        errors=len(errors),
+        errors=len(failures),
     )
     app.tables.record_tick(clock.now())
-    if errors:
-        raise ExceptionGroup("The tick could not do all that was due; the next one tries again.", errors)
+    if failures:
+        raise ExceptionGroup("The tick could not do all that was due; the next one tries again.", failures)
 
 
-def _ask(app: App, opened: list[Stored[Part]], now: datetime, until: float) -> Iterator[Callable[[], None]]:
-    """Yield what to do about each open batch: asked for by the page, or one by one where that is fewer calls."""
+def _ask(
+    app: App, opened: list[Stored[Part]], missing: list[Stored[Part]], now: datetime, until: float
+) -> Iterator[Callable[[], None]]:
+    """Yield a check of each open batch: those on the pages that are read, then each of the others by its id.
+
+    The first page is always read: a batch that should not be there is found on it. `missing` takes those that the
+    service answers 404 for.
+    """
     asked_for = {stored.row.batch_id: stored for stored in opened}
-    list_until = until - app.settings.tick_seconds / 2  # what lies beyond the pages read is to have its turn as well
+    list_until = until - app.settings.tick_seconds / 2  # the rest of the time is for those that are asked for by id
     oldest = min((stored.row.created_at or now for stored in opened), default=now)
     try:
         # A page tells of up to a hundred, so listing pays until it has cost as many calls as there are batches left.
-        for calls, page in enumerate(app.openai.pages() if len(opened) > LISTED_FROM else (), start=1):
+        for calls, page in enumerate(app.openai.pages(), start=1):
             for batch in page:
                 stored = asked_for.pop(batch.id, None)
-                if stored is not None:
-                    yield functools.partial(_observe, app, stored, batch, now)
-            if calls >= len(asked_for) or (page and page[-1].created_at < oldest) or time.monotonic() > list_until:
+                if stored is not None and batch.terminal and batch.lacks_results:
+                    yield functools.partial(poll, app, stored, missing, now, until)  # a list may tell less
+                elif stored is not None:
+                    yield functools.partial(observe, app, stored, batch, now)
+                elif batch.running:
+                    yield functools.partial(cancel_if_duplicate, app, batch)
+            older = bool(page) and all(each.created_at is not None and each.created_at < oldest for each in page)
+            if calls >= len(asked_for) or older or time.monotonic() > list_until:
                 break
-    except Exception as trouble:  # noqa: BLE001 - they can still be asked for one by one
+    except Exception as trouble:  # noqa: BLE001 - they can still be asked for by their ids
         log.warning("list_failed", trouble=trouble)
     for stored in asked_for.values():
-        yield functools.partial(_poll, app, stored, now, until)
+        yield functools.partial(poll, app, stored, missing, now, until)
 
 
-def _attempt(look: Callable[[], None]) -> Exception | None:
-    """Return what went wrong, if anything: the other rows are to have their turn all the same."""
+def _attempt(check: Callable[[], None]) -> Exception | None:
+    """Return what went wrong, if anything: the other checks are to be made all the same."""
     try:
-        look()
+        check()
     except ConflictError:
         return None  # it moved on by itself
-    except TransientServiceError as trouble:
+    except ServiceCallError as trouble:
         log.warning("poll_failed", trouble=trouble)
         return None  # the next tick asks again
-    except Exception as error:  # noqa: BLE001 - raised by the tick when all have had their turn
+    except Exception as error:  # noqa: BLE001 - raised by the tick after all checks
         return error
     return None
 
 
 def _dispatch_waiting(app: App, deployment: str, waiting: list[Stored[Part]], now: datetime) -> None:
-    """Send off those that wait for a deployment and may go; the others show why they wait."""
-    held_by_key = {(stored.row.job_id, stored.row.key): stored for stored in waiting}
-    # One whose create may have been done must find that out before anything else: its tokens may be enqueued already.
+    """Send the messages of the waiting parts of a deployment that may go; the others show why they wait."""
+    by_key = {(stored.row.job_id, stored.row.key): stored for stored in waiting}
+    # A part with a create intent is not asked about: its create comes first to light, and its tokens may be enqueued.
     asking = [stored.row for stored in waiting if stored.row.create_intent_at is None]
     decisions = {(each.part.job_id, each.part.key): each for each in quota.admit_waiting(app, deployment, asking)}
-    for key, stored in held_by_key.items():
+    for key, stored in by_key.items():
         decision = decisions.get(key)
         with contextlib.suppress(ConflictError):
             if decision is None or decision.may_go or decision.reason is Reason.TOO_LARGE:
@@ -122,19 +137,20 @@ def _dispatch_waiting(app: App, deployment: str, waiting: list[Stored[Part]], no
                 part_moves.show_wait(app, stored, decision.wait)
 
 
-def _look_at_part(app: App, stored: Stored[Part], now: datetime) -> None:
+def _check_part(app: App, stored: Stored[Part], now: datetime) -> None:
+    """Move on a part that is neither open nor waiting, and whose step did not end in time."""
     part = stored.row
-    if part.state is PartState.CLAIMED:  # the claim has ended, so whoever held it has died
+    if part.state is PartState.CLAIMED:  # the claim has expired, so its holder has died
         app.queues.submit(part.job_id, part.key)
     elif part.state is PartState.BUNDLED:
         recheck_member(app, stored)
     elif part.state is PartState.ENDED:
-        part_moves.postpone_collect(app, stored, now + timedelta(seconds=app.settings.resend_seconds))
+        part_moves.recheck_collect(app, stored, now + timedelta(seconds=app.settings.resend_seconds))
         app.queues.collect(part.job_id)
 
 
-def _look_at_job(app: App, stored: Stored[Job], now: datetime) -> None:
-    """A job is due when the step that had it in hand did not come to its end."""
+def _check_job(app: App, stored: Stored[Job], now: datetime) -> None:
+    """Move on a job whose step did not end in time."""
     job = stored.row
     if job.bundle and not job.members:
         dissolve_unsent(app, stored)
@@ -144,72 +160,10 @@ def _look_at_job(app: App, stored: Stored[Job], now: datetime) -> None:
         if active is not None:
             stop_parts(app, active)
         return
-    if job.state is not JobState.FINISHING:  # there `due` is the end of a hold: to put it off would be to hold on
+    if job.state is not JobState.FINISHING:  # there `due` is the end of a lease, which must not be extended
         later = now + timedelta(seconds=app.settings.resend_seconds)
         app.tables.update(stored, msgspec.structs.replace(job, due=later))
     if job.accepted_at is None:
         app.queues.drop(job.job_id, job.name)
     else:
         app.queues.collect(job.job_id)
-
-
-def _poll(app: App, stored: Stored[Part], now: datetime, until: float) -> None:
-    """Ask for one open batch, if there is time left; the next tick asks for the others."""
-    if time.monotonic() < until:
-        _observe(app, stored, app.openai.retrieve(stored.row.batch_id), now)
-
-
-def _observe(app: App, stored: Stored[Part], batch: ServiceBatch | None, now: datetime) -> None:
-    """Write down what is new of an open batch; None: the service does not know it."""
-    part = stored.row
-    if batch is not None and part.wait is not None and batch.status != "validating" and not batch.refused_for_quota:
-        quota.clear_backoff(app, part)
-    if batch is None:
-        _check_vanished(app, stored, now)
-    elif batch.refused_for_quota:
-        part_moves.wait_after_refusal(app, stored, batch, quota.record_refusal(app, part))
-    elif batch.refused_for_access:
-        part_moves.wait_after_refusal(app, stored, batch, clock.after(app.settings.quota_backoff_seconds))
-    elif batch.terminal and batch.lacks_output_file and now < _settled(app, batch):
-        log.warning("results_unnamed", job_id=part.job_id, part=part.key, batch=batch.id)  # the next tick asks again
-    elif batch.terminal:
-        _end(app, stored, batch, now)
-    else:
-        if batch.status not in BATCH_STATUSES:
-            log.warning("status_unknown", job_id=part.job_id, part=part.key, batch=batch.id, status=batch.status)
-        part_moves.record_progress(app, stored, batch)
-
-
-def _settled(app: App, batch: ServiceBatch) -> datetime:
-    """Return from when on a batch that has ended is believed to be as it says."""
-    return (batch.finished_at or batch.created_at) + timedelta(seconds=app.settings.settle_seconds)
-
-
-def _check_vanished(app: App, stored: Stored[Part], now: datetime) -> None:
-    """The service does not know the batch. Believe it only when it has said so for the settled time."""
-    part = stored.row
-    since = part.not_found_since or now
-    if now - since >= timedelta(seconds=app.settings.settle_seconds):
-        gone = ServiceBatch(id=part.batch_id, status="vanished", created_at=part.created_at or now)
-        _end(app, stored, gone, now)
-    elif part.not_found_since is None:
-        part_moves.record_not_found(app, stored, now)
-
-
-def _end(app: App, stored: Stored[Part], batch: ServiceBatch, now: datetime) -> None:
-    quota.release_tokens(app, part_moves.end_with_batch(app, stored, batch, now))
-
-
-def _find_lost_drops(app: App, now: datetime) -> None:
-    """Send for drops that have lain in the inbox for a while and are no job: their event was lost.
-
-    Each is entered as a job first, so that the next ticks do not send for it again before it is due.
-    """
-    settled = now - timedelta(seconds=app.settings.resend_seconds)
-    old = {job_id_of(drop): drop for drop in app.blobs.inbox() if drop.last_modified < settled}
-    in_hand = {job.job_id for job in app.tables.active_jobs()} if old else set()
-    for job_id in old.keys() - in_hand:
-        drop = old[job_id]
-        if register(app, drop) is not None:
-            log.warning("drop_found", job_id=job_id)
-            app.queues.drop(job_id, drop.name)

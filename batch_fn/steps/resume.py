@@ -2,23 +2,25 @@
 
 from batch_fn.app import App
 from batch_fn.core.jobs import JobState
-from batch_fn.runtime.memory import large_step_lock
-from batch_fn.steps.intake import drop_gone, ingest_drop, job_id_of, reject
-from batch_fn.steps.retrying import start_retry
+from batch_fn.runtime.memory import LARGE_BYTES, large_step_lock
+from batch_fn.steps.intake import drop_gone, give_up_drop, ingest_drop, job_id_of, reject
+from batch_fn.steps.job_waits import environment_awaited
+from batch_fn.steps.retrying import give_up_retry, start_retry
 from batch_fn.storage.queues import Message
 
 
 def resume(app: App, message: Message) -> None:
-    """Take in a drop that the tick found, or report that it is gone if its very version is not there any more."""
+    """Ingest a drop that the tick found, or report it as gone if that version is not there any more."""
     active = app.tables.active_job(message.job_id)
     if active is not None and active.job.row.state is JobState.RETRYING:
-        with large_step_lock(active.job.row.bytes):
+        job = active.job.row
+        size = max(job.bytes, LARGE_BYTES) if job.gzip else job.bytes  # the lines are larger than the drop was
+        with environment_awaited(app, job.job_id, give_up_retry), large_step_lock(size):
             start_retry(app, active.job)
         return
-    drop = app.blobs.drop(message.name)
-    if drop is not None and job_id_of(drop) == message.job_id:
-        ingest_drop(app, drop)
-        return
-    if active is None or active.job.row.accepted_at is not None:
-        return
-    reject(app, active.job, drop_gone())
+    with environment_awaited(app, message.job_id, give_up_drop):
+        drop = app.blobs.drop(message.name)
+        if drop is not None and job_id_of(drop) == message.job_id:
+            ingest_drop(app, drop)
+        elif active is not None and active.job.row.accepted_at is None:
+            reject(app, active.job, drop_gone())

@@ -1,8 +1,8 @@
-"""A finished job's failed lines go again, as a new attempt; its report and blobs stand until the new ones are durable.
+"""A finished job's failed lines are sent in a new attempt; its report and blobs stay until the new ones are durable.
 
-The job comes back into the ledger's work, from the history. Its archive copy, its output and its errors are then read
-side by side, all in the drop's order: a failed line goes into a part, an answered one is kept as it is, so that the job
-can be finished like any other.
+The job's row moves from the history back to the work table. Its archive copy, output and errors are then read side by
+side, all in the drop's order: a failed line goes into a part, an answered one is kept as it is, so that the job can be
+finished like any other. Whatever settings have changed since, a line that was accepted once is accepted.
 """
 
 import secrets
@@ -20,7 +20,6 @@ from batch_fn.core.report import report_is_current
 from batch_fn.core.results import FinalResult, pack
 from batch_fn.runtime import clock, log
 from batch_fn.steps.accepting import accept
-from batch_fn.steps.answers import MAX_RESULT_BYTES
 from batch_fn.steps.ownership import delete_orphaned_work, is_finished
 from batch_fn.steps.picking import PickedParts
 from batch_fn.storage.blob_streams import MIN_CHUNK_BYTES
@@ -30,22 +29,22 @@ from batch_fn.validation.requests import Request, accepted_requests, custom_id_o
 
 
 class InconsistentResultsError(Exception):
-    """The blobs of a finished job are not what its report says, so its failed lines cannot be told."""
+    """The blobs of a finished job are not what its report says, so its failed lines are not known."""
 
 
 def retry(app: App, job_id: str) -> Job:
-    """Enter a new attempt for the failed lines of a finished job; one that is under way already is returned as it is.
+    """Begin a new attempt for the failed lines of a finished job; one that has begun already is returned as it is.
 
     Raises:
         NoSuchJobError: if there is no job of that id.
-        JobInHandError: if it is not finished.
+        JobActiveError: if it is not finished.
         NothingToRetryError: if no line of it failed, it was rejected, or its archive or errors blob is gone.
     """
     active = app.tables.active_job(job_id)
     finished = app.tables.finished(job_id)
     if active is not None:
         if finished is not None and finished.attempts > active.job.row.attempts_before:
-            raise JobActiveError(job_id)  # all is done but for clearing away
+            raise JobActiveError(job_id)  # it is finished, and not yet cleaned up
         return _under_way(active.job.row)
     if finished is None:
         raise NoSuchJobError(job_id)
@@ -59,15 +58,15 @@ def retry(app: App, job_id: str) -> Job:
 
 
 def start_retry(app: App, stored: Stored[Job]) -> None:
-    """Pick the failed lines of a job that is retried, keep what was answered, and send the lines on their way.
+    """Pick the failed lines of a job that is retried, keep what was answered, and have the lines submitted.
 
     Raises:
-        FormerBlobsError: if archive, output and errors do not fit together.
+        InconsistentResultsError: if archive, output and errors do not match.
     """
-    # Each reader writes in a place of its own: one that was overtaken may read blobs that are new already.
+    # Each reader writes to a folder of its own: one that was overtaken may read blobs that are new already.
     folder = f"{stored.row.work_folder}/{secrets.token_hex(5)}"
     taken = False
-    if is_finished(app, stored.row):  # another retry began and ended while this one was being entered
+    if is_finished(app, stored.row):  # another retry began and ended before this one's row was there
         _forget(app, stored)
         return
     try:
@@ -81,9 +80,9 @@ def start_retry(app: App, stored: Stored[Job]) -> None:
             delete_orphaned_work(app, stored.row.job_id, stored.row.attempts_before)
 
 
-def give_up_retry(app: App, stored: Stored[Job]) -> None:
-    """End a retry that cannot be done; the report that the job had before it stands."""
-    log.warning("retry_given_up", job_id=stored.row.job_id)
+def give_up_retry(app: App, stored: Stored[Job], why: str) -> None:
+    """End a retry that cannot be done; the report from before it stays."""
+    log.warning("retry_given_up", job_id=stored.row.job_id, why=why)
     _forget(app, stored)
     delete_orphaned_work(app, stored.row.job_id, stored.row.attempts_before)
 
@@ -101,10 +100,10 @@ def _under_way(job: Job) -> Job:
 
 
 def _retried(app: App, finished: FinishedJob) -> Job:
-    """Return the job as it comes back into hand. Raises: NothingToRetryError."""
+    """Return the row of the job that is retried. Raises: NothingToRetryError."""
     job_id = finished.job_id
     if finished.status is Outcome.REJECTED:
-        raise NothingToRetryError(f"Job {job_id} was rejected. Mend what its findings name, and drop the file again.")
+        raise NothingToRetryError(f"Job {job_id} was rejected. Fix the listed findings, and drop the file again.")
     if not finished.failed:
         raise NothingToRetryError(f"No line of job {job_id} failed, so there is none to send again.")
     now = clock.now().replace(microsecond=0)
@@ -122,20 +121,22 @@ def _retried(app: App, finished: FinishedJob) -> Job:
         attempts_before=finished.attempts,
     )
     previous_report, settings = app.blobs.report(job.path), app.settings
-    places = (settings.archive_container, settings.errors_container)
-    if previous_report is None or None in [app.blobs.version(place, f"{job.path}.jsonl") for place in places]:
+    containers = (settings.archive_container, settings.errors_container)
+    if previous_report is None or None in [app.blobs.version(each, f"{job.path}.jsonl") for each in containers]:
         raise NothingToRetryError(
-            f"The report of job {job_id}, its errors or its copy in {settings.archive_container} is gone. "
+            f"The report of job {job_id}, its errors or its copy in {settings.archive_container} was deleted. "
             "Drop a file with its failed lines."
         )
+    compressed = str(previous_report["outputs"]["archive"]).endswith(".gz")
     before = previous_report["times"]["retried"]
-    if before is not None:  # the time tells the one report from the other
+    job = msgspec.structs.replace(job, gzip=compressed)
+    if before is not None:  # the two reports differ in this time
         job = msgspec.structs.replace(job, retried_at=max(now, datetime.fromisoformat(before) + timedelta(seconds=1)))
     return job
 
 
 def _pick(app: App, job: Job, previous_report: dict[str, Any], folder: str) -> tuple[list[Part], Part | None]:
-    """Return parts for the failed lines, and a settled one that keeps the answers there are."""
+    """Return parts for the failed lines, and a settled part that keeps the answers and the unmatched results."""
     settings = app.settings
     container = settings.work_container
     limits = Limits(settings.part_bytes, settings.max_part_requests)
@@ -181,9 +182,18 @@ def _pick(app: App, job: Job, previous_report: dict[str, Any], folder: str) -> t
         requests=keeps.lines,
         estimated_tokens=0,
         waiting_since=clock.now(),
-        results=kept_name,
+        results=kept_name if keeps.lines else "",
+        unmatched=_keep_unmatched(app, previous_report["outputs"].get("unmatched"), f"{folder}/former.unmatched"),
     )
-    return parts, kept if keeps.lines else None
+    return parts, kept if keeps.lines or kept.unmatched else None
+
+
+def _keep_unmatched(app: App, place: str | None, name: str) -> str:
+    """Copy the former result lines of no known request into the work container. Return the copy's name, if any."""
+    container, _, former = (place or "").partition("/")
+    if not place or app.blobs.version(container, former) is None:
+        return ""
+    return name if app.blobs.write(app.settings.work_container, name, app.blobs.read(container, former)) else ""
 
 
 def _archived(app: App, job: Job) -> Iterator[tuple[Request, bytes]]:
@@ -197,8 +207,8 @@ def _archived(app: App, job: Job) -> Iterator[tuple[Request, bytes]]:
 
 
 def _results(app: App, place: str | None) -> Iterator[bytes]:
-    """Yield the lines of a former blob, given as container/name."""
+    """Yield the lines of a blob of results, given as container/name."""
     if place is not None:
         container, _, name = place.partition("/")
-        for line in lines(app.blobs.read(container, name), MAX_RESULT_BYTES):
+        for line in lines(app.blobs.read(container, name)):
             yield line.raw

@@ -1,48 +1,36 @@
 """A waiting part goes to the service: admitted, claimed by one instance, uploaded, and made a batch, once.
 
-A create is never sent blindly a second time. Before it is sent, the ledger says so (`creating_at`); whoever finds that
-mark and no batch waits until a lost create must have come to light, looks for it, and only then creates.
+A create is never sent blindly a second time. Before it is sent, the part's row says so (`create_intent_at`); an
+instance that finds this mark without a batch looks for the lost create first (see lost_create.py).
 """
 
 import contextlib
-import random
-import re
 from datetime import datetime, timedelta
 
 import msgspec
 
 from batch_fn.app import App
 from batch_fn.core.admission import Decision, Reason
-from batch_fn.core.batches import (
-    CreateOutcomeUnknownError,
-    FileQuotaError,
-    NotFoundError,
-    PermanentServiceError,
-    ServiceError,
-    TokenLimitError,
-    TransientServiceError,
-)
+from batch_fn.core.batches import ServiceCallError, ServiceError
 from batch_fn.core.jobs import Job, Part, PartState, Wait
-from batch_fn.core.names import FILE_NAME
 from batch_fn.core.planning import Limits, split
 from batch_fn.runtime import clock, log
 from batch_fn.runtime.memory import large_step_lock
-from batch_fn.steps import part_moves, quota
+from batch_fn.steps import lost_create, part_moves, quota, refusals, trouble
 from batch_fn.steps.bundling import build_bundle
 from batch_fn.steps.cancelling import NOT_SENT, unwanted
 from batch_fn.steps.ownership import delete_orphaned_work
-from batch_fn.storage.part_lines import input_blob_of, read_range, upload_content
+from batch_fn.steps.restoring import restore_lines
+from batch_fn.storage.part_lines import InputGoneError, input_blob_of, read_range, upload_content
 from batch_fn.storage.rows import TRANSACTION_LIMIT, ActiveJob, Change, ConflictError, Stored
+from batch_fn.validation.findings import INPUT_GONE
 
 TOO_LARGE = "bundle_too_large"
 """Our own code: the members of a bundle need more tokens than the deployment takes, so they go one by one."""
 
-CLOCK_SKEW = timedelta(minutes=10)
-"""How far the service's clock may be off ours when we look for a batch by its time."""
-
 
 def submit(app: App, job_id: str, key: str) -> None:
-    """Send that attempt of a part to the service, if it is its turn and nobody else is at it."""
+    """Send that attempt of a part to the service, if it may go now and no other instance holds it."""
     active = app.tables.active_job(job_id)
     if active is None and (finished := app.tables.finished(job_id)) is not None:
         app.tables.delete_orphaned_parts(finished)
@@ -52,7 +40,7 @@ def submit(app: App, job_id: str, key: str) -> None:
     with large_step_lock(stored.row.bytes) as at_once:
         if at_once:
             _submit(app, active, stored)
-        else:  # what was read may be out of date
+        else:  # while waiting for the lock, the rows may have changed
             submit(app, job_id, key)
 
 
@@ -73,7 +61,7 @@ def _submit(app: App, active: ActiveJob, stored: Stored[Part]) -> None:
     try:
         decision = _admit(app, stored.row)
         if decision is None or decision.may_go:
-            _send(app, part_moves.claim(app, stored), cancelled=cancelled)
+            _send(app, active.job.row, part_moves.claim(app, stored), cancelled=cancelled)
         elif decision.reason is Reason.TOO_LARGE and active.job.row.members:
             part_moves.end_unsent(
                 app,
@@ -84,8 +72,10 @@ def _submit(app: App, active: ActiveJob, stored: Stored[Part]) -> None:
             _split(app, active, stored, decision)
         else:
             part_moves.wait(app, stored, decision.until or clock.now(), decision.wait)
+    except InputGoneError as gone:
+        _input_gone(app, active.job.row, stored, gone)
     except ConflictError:
-        log.info("part_taken_over", job_id=job_id, part=key)  # the claim had ended, and another instance has it
+        log.info("part_taken_over", job_id=job_id, part=key)  # the claim had expired, and another instance has the part
 
 
 def _may_be_claimed(part: Part, now: datetime) -> bool:
@@ -99,24 +89,16 @@ def _admit(app: App, part: Part) -> Decision | None:
     admitted = part.admitted_at is not None and clock.now() < part.admitted_at + timedelta(
         seconds=app.settings.resend_seconds
     )
-    # With a create that may have been done, its tokens may be enqueued already, and no new ones come before we know.
+    # A create that may have succeeded may have its tokens enqueued already; no new one is sent before that is known.
     return None if admitted or part.create_intent_at is not None else quota.admit(app, part)
 
 
-def _send(app: App, stored: Stored[Part], *, cancelled: bool) -> None:
-    """Do what is left to do of a claimed part's way to the service; one of a cancelled job gets no batch any more."""
+def _send(app: App, job: Job, stored: Stored[Part], *, cancelled: bool) -> None:
+    """Take a claimed part as far as it gets; a part of a cancelled job gets no new batch."""
     claimed = stored
     try:
-        if stored.row.create_intent_at is not None:
-            settled = stored.row.create_intent_at + timedelta(seconds=app.settings.settle_seconds)
-            if clock.now() < settled:
-                part_moves.wait(app, stored, settled, Wait(reason="lost_create"))
-                return
-            batch = app.openai.find_batch(stored.row, since=stored.row.create_intent_at - CLOCK_SKEW)
-            if batch is not None:
-                log.warning("batch_adopted", job_id=stored.row.job_id, part=stored.row.key, batch=batch.id)
-                part_moves.open_batch(app, stored, batch)
-                return
+        if not lost_create.is_ruled_out(app, stored):
+            return
         if cancelled:
             part_moves.end_unsent(app, stored, NOT_SENT)
             return
@@ -124,71 +106,50 @@ def _send(app: App, stored: Stored[Part], *, cancelled: bool) -> None:
         batch, enqueued = app.openai.create(stored.row)
         part_moves.open_batch(app, stored, batch)
         quota.record_headers(app, stored.row, enqueued)
-    except TokenLimitError as error:
-        until = quota.record_refusal(app, stored.row)
-        part_moves.wait(
-            app,
-            stored,
-            until,
-            Wait(reason="token_limit", message=str(error)),
-            create_intent_at=None,
-            admitted_at=None,
-        )
-    except FileQuotaError as error:
-        wait_seconds = 0 if _delete_finished_files(app) else app.settings.quota_backoff_seconds
-        part_moves.wait(app, stored, clock.after(wait_seconds), Wait(reason="file_quota", message=str(error)))
-    except NotFoundError:
-        part_moves.wait(app, stored, clock.now(), Wait(reason="file_gone"), create_intent_at=None, file_id="")
-    except CreateOutcomeUnknownError as error:
-        part_moves.wait(
-            app,
-            stored,
-            clock.after(app.settings.settle_seconds),
-            Wait(reason="lost_create", message=str(error)),
-        )
-    except TransientServiceError as trouble:
-        jitter = random.uniform(0.5, 1.5)  # noqa: S311 - no secret
-        seconds = trouble.retry_after or app.settings.trouble_seconds * jitter
-        # A create that was answered with a no made nothing; a mark from an earlier claim stays until it is settled.
-        mark = claimed.row.create_intent_at if stored is claimed else None
-        part_moves.wait(
-            app, stored, clock.after(seconds), Wait(reason="service", message=str(trouble)), create_intent_at=mark
-        )
-    except PermanentServiceError as error:
-        part_moves.end_unsent(app, stored, error.error)
+    except ServiceCallError as error:
+        refusals.meet(app, stored, error, created=stored is not claimed, bundle=bool(job.members))
+    except InputGoneError as gone:
+        _input_gone(app, job, stored, gone)
     except ConflictError:
         raise
     except Exception as error:
-        part_moves.wait(
-            app,
-            stored,
-            clock.after(app.settings.trouble_seconds),
-            Wait(reason="error", message=type(error).__name__),
-        )
+        trouble.wait_out(app, stored, Wait(reason="error", message=type(error).__name__))
         raise
 
 
+def _input_gone(app: App, job: Job, stored: Stored[Part], gone: InputGoneError) -> None:
+    """Restore the lines of a part that were deleted before it was sent; else end it after SETTLE_SECONDS."""
+    with contextlib.suppress(ConflictError):
+        if restore_lines(app, job, stored.row.source):
+            part_moves.wait(app, stored, clock.now(), Wait(reason=INPUT_GONE, message=str(gone)))
+        elif stored.row.wait is not None and stored.row.wait.reason == INPUT_GONE:
+            part_moves.end_unsent(app, stored, ServiceError(INPUT_GONE, str(gone)))
+        else:
+            until = clock.after(app.settings.settle_seconds)
+            part_moves.wait(app, stored, until, Wait(reason=INPUT_GONE, message=str(gone)))
+
+
 def _uploaded(app: App, stored: Stored[Part]) -> Stored[Part]:
-    """Return the part with its file at the service, marked in the ledger as about to be created."""
+    """Return the part with its file at the service, its row marked as about to be created."""
     part = stored.row
     file_id = part.file_id
     # An earlier claim may have left its file, or a refused batch its own.
     if part.claims > 1 and not (file_id and app.openai.has_file(file_id)):
         file_id = next(iter(app.openai.find_files(part.file_name)), "")
     if not file_id:
-        with upload_content(app.blobs, part, app.settings.max_line_bytes) as content:
+        with upload_content(app.blobs, part) as content:
             file_id = app.openai.upload(part.file_name, content)
         log.info("part_uploaded", job_id=part.job_id, part=part.key, file=file_id)
     try:
-        return part_moves.mark_create(app, stored, file_id=file_id)
+        return part_moves.mark_create(app, stored, file_id=file_id, input_blob="", output_folder="")
     except ConflictError:
-        if _sent_without(app, part, file_id):  # its files may have been deleted before this one was there
+        if _sent_without(app, part, file_id):  # the cleanup may have run before this file was there
             app.openai.delete_file(file_id)
         raise
 
 
 def _sent_without(app: App, part: Part, file_id: str) -> bool:
-    """Return whether the part has gone its way, by another's hand and without that file of it."""
+    """Return whether another instance has moved the part on, without that file."""
     active = app.tables.active_job(part.job_id)
     stored = active.part(part.key) if active else None
     if stored is None:
@@ -209,7 +170,7 @@ def _in_place(app: App, stored: Stored[Part]) -> Stored[Part]:
 
 
 def _split(app: App, active: ActiveJob, stored: Stored[Part], decision: Decision) -> None:
-    """Put several smaller parts into the place of one that is larger than its deployment's whole limit."""
+    """Replace a part that is larger than its deployment's whole limit by several smaller ones."""
     part, job, settings = stored.row, active.job, app.settings
     assert decision.limit is not None  # noqa: S101 - too large for no limit there is none
     tokens = max(1, part.estimated_tokens * decision.limit // decision.needed)
@@ -218,27 +179,15 @@ def _split(app: App, active: ActiveJob, stored: Stored[Part], decision: Decision
         read_range(app.blobs, part.source),
         Limits(settings.part_bytes, settings.max_part_requests, tokens),
         first_number=max(each.row.number for each in active.parts) + 1,
-        # In one transaction: one inserted ahead of it would be sent, as the job is accepted already.
+        # All in one transaction: a piece inserted ahead of it would be sent, since the job is accepted already.
         most=TRANSACTION_LIMIT - len((part, job)),
         due=clock.after(settings.resend_seconds),
     )
     parts_left = job.row.parts_left + len(pieces) - 1
-    # A claim that died may have left a file: with one claim more, cleaning up looks for it.
+    # A claim that died may have left a file: with one more claim, the cleanup searches for it by name.
     whole = part.with_state(PartState.SETTLED, None, wait=decision.wait, claims=part.claims + 1)
     rest: Job = msgspec.structs.replace(job.row, parts_left=parts_left)
     app.tables.change([*map(Change, pieces), Change(whole, stored.etag), Change(rest, job.etag)])
     log.info("part_split", job_id=part.job_id, part=part.key, into=len(pieces), limit=decision.limit)
     for piece in pieces:
         app.queues.submit(piece.job_id, piece.key)
-
-
-def _delete_finished_files(app: App) -> bool:
-    """Delete what finished jobs of ours have left at the service. Return whether that made room."""
-    made_room = False
-    for file_id, name in list(app.openai.files()):
-        ours = re.fullmatch(FILE_NAME, name)
-        finished = app.tables.finished(ours["job_id"]) if ours else None
-        if ours and finished is not None and int(ours["attempt"]) <= finished.attempts:
-            app.openai.delete_file(file_id)
-            made_room = True
-    return made_room

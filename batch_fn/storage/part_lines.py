@@ -1,4 +1,7 @@
-"""The lines of a part, wherever they lie: to read them one by one, and to send them as one file."""
+"""The lines of a part, in the archive or the work container: read one by one, or sent as one file.
+
+They were accepted once, so they are read whatever their length: MAX_LINE_BYTES may have been lowered since.
+"""
 
 import contextlib
 import io
@@ -8,10 +11,12 @@ from typing import IO, NamedTuple, cast
 
 from batch_fn.core.jobs import InputRange, Part
 from batch_fn.settings import Settings
-from batch_fn.storage.blob_streams import CHUNK_BYTES
+from batch_fn.storage.blob_streams import CHUNK_BYTES, BlobChangedError
 from batch_fn.storage.blobs import Blobs
-from batch_fn.validation.lines import lines
+from batch_fn.validation.lines import NO_LIMIT, lines
 from batch_fn.validation.requests import fill_deployment
+
+_GONE = frozenset({"BlobNotFound", "ContainerNotFound"})
 
 
 class SourceLine(NamedTuple):
@@ -22,9 +27,16 @@ class SourceLine(NamedTuple):
     raw: bytes
 
 
-def read_lines(containers: Blobs, source: InputRange, max_line_bytes: int) -> Iterator[SourceLine]:
-    """Yield the requests of a part in the drop's order."""
-    for each in lines(read_range(containers, source), max_line_bytes):
+class InputGoneError(Exception):
+    """The blob that holds a part's lines was deleted."""
+
+    def __init__(self, source: InputRange) -> None:
+        super().__init__(f"The blob {source.container}/{source.name} was deleted.")
+
+
+def read_lines(containers: Blobs, source: InputRange) -> Iterator[SourceLine]:
+    """Yield the requests of a part in the drop's order. Raises: InputGoneError."""
+    for each in lines(read_range(containers, source), NO_LIMIT):
         if source.picked:
             number, raw = each.raw.split(b"\t", 1)
             yield SourceLine(int(number), raw)
@@ -33,8 +45,15 @@ def read_lines(containers: Blobs, source: InputRange, max_line_bytes: int) -> It
 
 
 def read_range(containers: Blobs, source: InputRange) -> Iterator[bytes]:
-    """Yield the bytes of a part as they lie there."""
-    return containers.read(source.container, source.name, source.offset, source.length)
+    """Yield the bytes of a part as the blob has them. Raises: InputGoneError."""
+    from azure.core.exceptions import ResourceNotFoundError
+
+    try:
+        yield from containers.read(source.container, source.name, source.offset, source.length)
+    except ResourceNotFoundError as error:
+        if getattr(error, "error_code", None) in _GONE:  # storage itself says so, and not something in between
+            raise InputGoneError(source) from error
+        raise
 
 
 def picked(line: SourceLine) -> bytes:
@@ -43,27 +62,39 @@ def picked(line: SourceLine) -> bytes:
 
 
 def input_blob_of(containers: Blobs, part: Part, settings: Settings) -> str:
-    """Return the URL of a blob that holds just what is to be sent: the drop's copy itself where it can be."""
+    """Return the URL of a blob that holds exactly what is sent: the drop's copy itself where that can be sent.
+
+    An existing blob is left as it is: a batch may read it already, and fails when its input is written to.
+
+    Raises: InputGoneError.
+    """
     source = part.source
     if source.verbatim and source.whole:
+        if containers.version(source.container, source.name) is None:
+            raise InputGoneError(source)
         return containers.url(source.container, source.name)
-    with upload_content(containers, part, settings.max_line_bytes) as content:
-        containers.write(
-            settings.work_container, f"{part.work_path}.jsonl", iter(lambda: content.read(CHUNK_BYTES), b"")
-        )
-    return containers.url(settings.work_container, f"{part.work_path}.jsonl")
+    container, name = settings.work_container, f"{part.work_path}.jsonl"
+    if containers.version(container, name) is None:
+        with (
+            upload_content(containers, part) as content,
+            contextlib.suppress(BlobChangedError),  # another instance was quicker
+        ):
+            containers.write(container, name, iter(lambda: content.read(CHUNK_BYTES), b""), over=None)
+    return containers.url(container, name)
 
 
 @contextlib.contextmanager
-def upload_content(containers: Blobs, part: Part, max_line_bytes: int) -> Iterator[IO[bytes]]:
-    """Give the part as the file to upload: straight from the blob where it can be sent as it is, else rewritten."""
+def upload_content(containers: Blobs, part: Part) -> Iterator[IO[bytes]]:
+    """Give the part as the file to upload: read from the blob where it is sent as it is, else rewritten.
+
+    Raises: InputGoneError.
+    """
     source = part.source
     if source.verbatim and source.length is not None:
-        content = _Range(lambda: read_range(containers, source), source.length)
-        yield cast(IO[bytes], content)
+        yield cast(IO[bytes], _Range(lambda: read_range(containers, source), source.length))
         return
     with tempfile.TemporaryFile() as spool:
-        for each in read_lines(containers, source, max_line_bytes):
+        for each in read_lines(containers, source):
             spool.write(fill_deployment(each.raw, part.deployment) if source.fill else each.raw)
             spool.write(b"\n")
         spool.seek(0)

@@ -1,6 +1,7 @@
-"""Storage queues: how work moves. A message may be lost, late or there twice; the ledger is the truth."""
+"""Storage queues: how work moves. A message may be lost, late or repeated; the tables are the truth."""
 
 import contextlib
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -11,8 +12,11 @@ if TYPE_CHECKING:
     from batch_fn.settings import Settings
 
 
+PEEKED = 32  # source: Azure Storage, "Peek Messages"
+
+
 class Message(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a message of ours asks for: look at this drop, this job, or this attempt of its part."""
+    """A request to look at a drop, at a job, or at an attempt of one of its parts."""
 
     job_id: str
     part: str = ""
@@ -21,7 +25,7 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class _Envelope(msgspec.Struct, frozen=True):
-    """Every body has one outer member: a top-level `id` and the like would override the trigger's own metadata."""
+    """Every body has one outer member: a top-level member such as `id` would override the trigger's metadata."""
 
     job: Message
 
@@ -41,21 +45,34 @@ class Queues:
         self._collect = queue(settings.collect_queue)
         self._completed = queue(settings.completed_queue)
         names = ("webjobs-blobtrigger", settings.drop_queue, settings.submit_queue, settings.collect_queue)
-        self._poison = [queue(f"{name}-poison") for name in names]
+        self._poison = [service.get_queue_client(f"{name}-poison") for name in names]  # read as they are
 
     def poisoned(self) -> dict[str, int]:
-        """Return how many messages lie on each queue of what the host gave up on, about."""
+        """Return about how many messages each poison queue has."""
         from azure.core.exceptions import ResourceNotFoundError
 
         counts = {}
         for queue in self._poison:
             counts[queue.queue_name] = 0
-            with contextlib.suppress(ResourceNotFoundError):  # the host makes it when it is needed
+            with contextlib.suppress(ResourceNotFoundError):  # the host creates it with its first message
                 counts[queue.queue_name] = queue.get_queue_properties().approximate_message_count or 0
         return counts
 
+    def poison(self) -> dict[str, tuple[int, datetime | None]]:
+        """Return for each poison queue about how many messages it has, and when the oldest visible one was inserted."""
+        from azure.core.exceptions import ResourceNotFoundError
+
+        found: dict[str, tuple[int, datetime | None]] = {}
+        for queue in self._poison:
+            with contextlib.suppress(ResourceNotFoundError):  # the host creates it with its first message
+                count = queue.get_queue_properties().approximate_message_count or 0
+                # Undecoded: what no function can decode is what stays.
+                peeked = queue.peek_messages(PEEKED) if count else []
+                found[queue.queue_name] = count, min(filter(None, (each.inserted_on for each in peeked)), default=None)
+        return found
+
     def drop(self, job_id: str, name: str) -> None:
-        """Ask for a drop to be taken in whose event was lost, or whose first reader did not come to its end."""
+        """Ask for a drop to be ingested whose event was lost, or whose reader stopped."""
         self._drop.send_message(encode(Message(job_id, name=name)))
 
     def submit(self, job_id: str, part: str, delay: int = 0) -> None:
@@ -67,7 +84,7 @@ class Queues:
         self._collect.send_message(encode(Message(job_id)))
 
     def completed(self, job_id: str, status: str, report: str) -> None:
-        """Tell whoever listens that a job is done, and where its report is."""
+        """Send the message that a job is finished, with the path of its report."""
         body = {"job": {"job_id": job_id, "status": status, "report": report}}
         self._completed.send_message(msgspec.json.encode(body).decode(), time_to_live=-1)
 

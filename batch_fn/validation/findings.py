@@ -12,6 +12,12 @@ REPORTED_FINDINGS = 100
 DROP_GONE = "drop_gone"
 """Our own code: the version of the drop was overwritten or deleted before all of it was read."""
 
+INPUT_GONE = "input_gone"
+"""Our own code: the copy of the lines, in the archive or the work container, was deleted while the job was running."""
+
+INVALID_GZIP = "invalid_gzip"
+"""Our own code: the drop is gzip, and damaged, truncated or too large when it is unpacked."""
+
 NOT_PROCESSED = "not_processed"
 """Our own code: the app could not do its work, though no problem of the file is known."""
 

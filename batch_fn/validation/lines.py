@@ -13,6 +13,9 @@ TOGETHER_BYTES = 128 * 1024
 NO_LIMIT = sys.maxsize
 """The limit for lines of blobs that the app wrote or accepted itself: only validation limits the bytes of a line."""
 
+NO_LIMIT = sys.maxsize
+"""As the limit of a line's bytes: for lines that were accepted before."""
+
 _BLANK = b" \t\r"
 
 

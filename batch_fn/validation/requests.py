@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import msgspec
 
+from batch_fn.validation import loose_json
 from batch_fn.validation.fast_path import Match
 from batch_fn.validation.lines import Line, lines
 
@@ -133,15 +134,17 @@ def fill_deployment(raw: bytes, deployment: str) -> bytes:
 
 
 def with_custom_id(raw: bytes, custom_id: str) -> bytes:
-    """Return the line `raw`, of an input or a result file, under another custom_id; all else stays byte for byte.
+    """Return the line `raw`, of an input or a result file, under another custom_id; each other value stays as it is.
 
-    Of a result that is read loosely, the values stay. Raises: msgspec.DecodeError if it is not a JSON object.
+    Raises: msgspec.DecodeError if it is not a JSON object.
     """
+    named = msgspec.json.encode(custom_id)
     try:
         members = _MEMBERS.decode(raw)
-    except msgspec.DecodeError:
-        return json.dumps(read_loosely(raw) | {"custom_id": custom_id}).encode()
-    members["custom_id"] = msgspec.Raw(msgspec.json.encode(custom_id))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        found = _members(raw) | {"custom_id": named}
+        return b"{%b}" % b",".join(b"%b:%b" % (json.dumps(name).encode(), value) for name, value in found.items())
+    members["custom_id"] = msgspec.Raw(named)
     return msgspec.json.encode(members)
 
 
@@ -149,21 +152,21 @@ def custom_id_of(raw: bytes) -> str:
     """Return the custom_id of the line `raw`, of a drop or of a result. Raises msgspec.DecodeError."""
     try:
         return _CUSTOM_ID.decode(raw).custom_id
-    except msgspec.DecodeError:
-        return msgspec.convert(read_loosely(raw), _WithCustomId).custom_id
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        custom_id = loose_json.string(_members(raw).get("custom_id", b""))
+    if custom_id is None:
+        raise msgspec.DecodeError("it has no custom_id")
+    return custom_id
 
 
-def read_loosely(raw: bytes) -> dict[str, Any]:
-    """Return the JSON object of a result line that is not quite JSON: with half a character, NaN, a control character.
+def _members(raw: bytes) -> dict[str, bytes]:
+    """Return the members of a result line that is not quite JSON, or nested too deep: it is an answer, and paid for.
 
-    The request was answered, and paid for: a text that is cut off within an emoji ends in half of it, for instance.
-
-    Raises:
-        msgspec.DecodeError: if it is not that either.
+    Raises: msgspec.DecodeError if it is not that either.
     """
     try:
-        return msgspec.convert(json.loads(raw, strict=False), dict[str, Any])
-    except (ValueError, RecursionError) as error:
+        return loose_json.members(raw)
+    except ValueError as error:
         raise msgspec.DecodeError(str(error)) from error
 
 

@@ -24,8 +24,8 @@ from azure.storage.queue.aio import QueueClient
 from devkit.host.bindings import Function, read_blob_path
 from devkit.host.context import HostContext
 from devkit.host.messages import Json
-from devkit.host.queues import Delivery, QueueListener
-from devkit.host.storage import HOST_CONNECTION, HOST_CONTAINER, decode_text, encode_text, send
+from devkit.host.queues import Delivery, QueueListener, UndecodableError
+from devkit.host.storage import HOST_CONNECTION, HOST_CONTAINER, decode_bytes, decode_text, encode_text, send
 
 log = logging.getLogger("host")
 
@@ -80,7 +80,11 @@ class BlobTrigger:
         return self._storage.queue(POISON_QUEUE, function.connection if function else HOST_CONNECTION)
 
     async def _handle(self, message: QueueMessage) -> bool:
-        """Run the function of a message; True when the message is done with."""
+        """Run the function of a message; True when the message is done with. Raises: UndecodableError."""
+        try:
+            decode_bytes(message.content)
+        except ValueError as error:
+            raise UndecodableError(str(error)) from None
         wanted = read_message(message)
         if wanted is None:
             log.error("A message of %s cannot be read", self._queue.queue_name)

@@ -19,6 +19,7 @@ class HostOptions:
 
     scan_seconds: float = 2.0  # between two listings of a container (LogsAndContainerScan)
     max_poll_seconds: float = 2.0  # caps maxPollingInterval: a minute is for production
+    poison_retry_seconds: int = 600  # between two runs of a message that fails on a queue ending in -poison
     receive_visibility_seconds: int = 600  # how long a killed host's messages stay hidden; renewed at half
     lock_seconds: int = 0  # a timer's lock, 15 to 60; 0: host.json's listenerLockPeriod
     break_locks: bool = False  # take a timer's lock at start, instead of waiting for a killed host's to expire

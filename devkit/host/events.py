@@ -1,10 +1,10 @@
 """Event Grid: the host's webhook, which is real, and the sender, which plays Azure, since Azurite sends no events.
 
 Kept, webhook: the system key, the validation handshake, 202 for events, one message on the internal queue for each;
-no receipt, no ETag check, no filter by the path's pattern. Kept, sender: a subscription starts with what comes after
-it, survives the host, delivers at least once and in no order; a delivery that fails is made again. It notices a blob
-by its name and ETag, so of two versions written between two looks only the second has an event. It can be told to
-repeat, delay or lose events.
+no receipt, no ETag check, no filter by the path's pattern, no check that the function exists. Kept, sender: a
+subscription starts with what comes after it, survives the host, delivers at least once and in no order; a delivery that
+fails is made again. It notices a blob by its name and ETag, so of two versions written between two looks only the
+second has an event. It can be told to repeat, delay or lose events.
 """
 
 import asyncio
@@ -21,7 +21,6 @@ from azure.core.exceptions import AzureError, ResourceNotFoundError
 from azure.storage.blob import BlobProperties
 from azure.storage.blob.aio import ContainerClient
 
-from devkit.host.bindings import Function
 from devkit.host.blobs import BlobMessage, Put
 from devkit.host.context import HostContext
 from devkit.host.messages import Json
@@ -39,17 +38,17 @@ class ValidationError(Exception):
 
 
 class EventGridWebhook:
-    """Answers `POST /runtime/webhooks/blobs?functionName=Host.Functions.<name>`, once its key is checked."""
+    """Answers `POST /runtime/webhooks/blobs?functionName=Host.Functions.<name>`, once its key is checked.
 
-    def __init__(self, functions: list[Function], put: Put) -> None:
-        self._names = {function.full_name for function in functions}
+    A name that is not registered is answered all the same, and its events are lost.
+    """
+
+    def __init__(self, put: Put) -> None:
         self._put = put
 
     async def answer(self, request: web.Request) -> web.Response:
-        """Return 202 after a message for each event, 200 for the handshake, 404 for an unknown function, else 400."""
+        """Return 202 after a message for each event, 200 for the handshake, else 400."""
         function_name = request.query.get("functionName", "")
-        if function_name not in self._names:
-            return web.Response(status=404, text=f"cannot find function: '{function_name}'")
         match request.headers.get("aeg-event-type", ""):
             case "SubscriptionValidation":
                 [event] = await request.json()

@@ -65,7 +65,7 @@ class Host:
             self._host_json,
             keys,
             self._invoke,
-            EventGridWebhook(event_functions, self._blobs.put),
+            EventGridWebhook(self._blobs.put),
             self._status,
             self._run_by_hand,
             self._options.drain_seconds,
@@ -158,7 +158,7 @@ class Host:
                 await self._blobs.put(BlobMessage(function.full_name, container, name, ANY_VERSION))
                 return
             case "queueTrigger":
-                value, metadata = queue_value(function, text), {"QueueTrigger": {"string": text}}
+                value, metadata = queue_value(function, text.encode()), {"QueueTrigger": {"string": text}}
             case "timerTrigger":
                 value, metadata = timer_value(None, past_due=False), {}
             case _:

@@ -1,9 +1,11 @@
-"""Queues: the loop that takes messages and sees them through; the queue trigger is that loop over a queue of the app.
+"""Queues: the loop that takes messages and handles them; the queue trigger is that loop over a queue of the app.
 
 Kept: a message is hidden while its function runs (10 minutes, renewed at half), deleted after success, visible again
-after a failure, and moved to `<queue>-poison` by the last allowed failure: copied, then deleted. A host that dies
-leaves its messages hidden until that time is over. Polling backs off, at random, from 100 ms to maxPollingInterval. A
-missing queue is not created.
+after a failure, and moved to `<queue>-poison` by the last allowed failure: copied, then deleted. A message that cannot
+be decoded is moved at once, unrun. A queue that ends in `-poison` has no such queue of its own: a message that fails
+there, or cannot be decoded, is tried again every ten minutes, without a limit. A host that dies leaves its messages
+hidden until that time is over. Polling backs off, at random, from 100 ms to maxPollingInterval. A missing queue is not
+created.
 """
 
 import asyncio
@@ -23,11 +25,15 @@ from azure.storage.queue.aio import QueueClient
 from devkit.host.bindings import Function
 from devkit.host.context import HostContext
 from devkit.host.messages import Json
-from devkit.host.storage import decode_text, send
+from devkit.host.storage import decode_bytes, send
 
 log = logging.getLogger("host")
 
 SHORTEST_POLL_SECONDS = 0.1
+
+
+class UndecodableError(Exception):
+    """A message is not base64: no function can be given it."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +46,16 @@ class Delivery:
     retry_visibility: int  # how long a failed message stays hidden
     receive_visibility: int
     max_poll: float
+    poison_retry: int | None = None  # of a poison queue: how long a failed message stays hidden, and no limit of runs
 
 
 class QueueListener:
-    """Takes messages of a queue, handles each in a task of its own; `poison_queue` says where a failed one ends."""
+    """Takes messages of a queue, handles each in a task of its own; `poison_queue` is where a failed one goes."""
 
     def __init__(
         self,
         queue: QueueClient,
-        poison_queue: Callable[[QueueMessage], QueueClient | None],
+        poison_queue: Callable[[QueueMessage], QueueClient],
         delivery: Delivery,
         handle: Callable[[QueueMessage], Awaitable[bool]],
     ) -> None:
@@ -121,22 +128,32 @@ class QueueListener:
 
     async def _see_through(self, message: QueueMessage) -> None:
         """Handle one message, then delete it, show it again, or move it to the poison queue."""
+        endless = self._delivery.poison_retry
+        limit = self._delivery.max_dequeue_count
         try:
-            if message.dequeue_count and message.dequeue_count > self._delivery.max_dequeue_count:
+            if endless is None and (message.dequeue_count or 0) > limit:
                 return await self._give_up(message)
-            if await self._attempt(message):
+            try:
+                done, decoded = await self._attempt(message), True
+            except UndecodableError as error:
+                log.error("A message of %s cannot be decoded: %s", self._queue.queue_name, error)  # noqa: TRY400
+                done, decoded = False, False
+            if done:
                 await self._queue.delete_message(message)
-            elif (message.dequeue_count or 0) >= self._delivery.max_dequeue_count:
+            elif endless is not None:
+                await self._hide(message, endless)
+            elif not decoded or (message.dequeue_count or 0) >= limit:
                 await self._give_up(message)
             else:
-                await self._queue.update_message(
-                    message.id, message.pop_receipt, visibility_timeout=self._delivery.retry_visibility
-                )
+                await self._hide(message, self._delivery.retry_visibility)
         except AzureError as error:  # the message comes again: delivery is at least once
             log.warning("Could not settle a message of %s: %s", self._queue.queue_name, error)
 
+    async def _hide(self, message: QueueMessage, seconds: int) -> None:
+        await self._queue.update_message(message.id, message.pop_receipt, visibility_timeout=seconds)
+
     async def _attempt(self, message: QueueMessage) -> bool:
-        """Handle the message, hidden all the while; return whether it is done with."""
+        """Handle the message, hidden meanwhile; return whether it is done with. Raises: UndecodableError."""
         renewing = asyncio.create_task(self._keep_hidden(message))
         try:
             return await self._handle(message)
@@ -162,8 +179,6 @@ class QueueListener:
     async def _give_up(self, message: QueueMessage) -> None:
         """Copy the message to the poison queue, then delete it; between the two it exists twice."""
         poison = self._poison_queue(message)
-        if poison is None:
-            return  # the message of a poison queue stays hidden, and comes again
         log.error("Message moved to %s after %s attempts", poison.queue_name, message.dequeue_count)
         await send(poison, message.content)
         await self._queue.delete_message(message)
@@ -208,7 +223,7 @@ def top_level_members(body: str) -> dict[str, Any]:
 def queue_trigger(function: Function, host: HostContext) -> QueueListener:
     """Return the listener that runs a queue-triggered function."""
     name = function.trigger["queueName"]
-    poison = None if name.endswith("-poison") else host.storage.queue(f"{name}-poison", function.connection)
+    poison = host.storage.queue(f"{name}-poison", function.connection)
     delivery = Delivery(
         batch_size=host.host_json.queue_batch_size,
         new_batch_threshold=host.host_json.queue_new_batch_threshold,
@@ -216,22 +231,23 @@ def queue_trigger(function: Function, host: HostContext) -> QueueListener:
         retry_visibility=host.host_json.queue_visibility,
         receive_visibility=host.options.receive_visibility_seconds,
         max_poll=min(host.host_json.queue_max_poll, host.options.max_poll_seconds),
+        poison_retry=host.options.poison_retry_seconds if name.endswith("-poison") else None,
     )
 
     async def handle(message: QueueMessage) -> bool:
         try:
-            body = decode_text(message.content) if host.host_json.queue_base64 else message.content
+            body = decode_bytes(message.content) if host.host_json.queue_base64 else message.content.encode()
         except ValueError as error:
-            log.error("A message of %s cannot be decoded: %s", name, error)  # noqa: TRY400 - the message says it all
-            return False
+            raise UndecodableError(str(error)) from None
+        text = body.decode(errors="replace")  # base64 of what is not UTF-8 is run all the same
         reason = f"New queue message detected on '{name}'."
-        result = await host.invoke(function, queue_value(function, body), message_metadata(message, body), reason)
+        result = await host.invoke(function, queue_value(function, body), message_metadata(message, text), reason)
         return result.succeeded
 
     return QueueListener(host.storage.queue(name, function.connection), lambda _: poison, delivery, handle)
 
 
-def queue_value(function: Function, body: str) -> Json:
+def queue_value(function: Function, body: bytes) -> Json:
     """Return a message's body as the trigger's value: bytes if the function asks for BINARY, else text."""
     binary = str(function.trigger.get("dataType", "")).upper() == "BINARY"
-    return {"bytes": body.encode()} if binary else {"string": body}
+    return {"bytes": body} if binary else {"string": body.decode(errors="replace")}

@@ -85,7 +85,12 @@ def encode_text(text: str) -> str:
 
 def decode_text(content: str) -> str:
     """Return the text of a base64 message; ValueError if it is none."""
+    return decode_bytes(content).decode()
+
+
+def decode_bytes(content: str) -> bytes:
+    """Return the bytes of a base64 message; ValueError if it is none."""
     try:
-        return base64.b64decode(content, validate=True).decode()
+        return base64.b64decode(content, validate=True)
     except binascii.Error as error:
         raise ValueError(f"not base64: {error}") from None

@@ -1,7 +1,7 @@
-"""Pull: takes the messages of finished jobs from the queue `batch-completed` until it is empty. Needs BatchStorage.
+"""Pull: receives the messages of finished jobs from the queue `batch-completed` until it is empty. Needs BatchStorage.
 
-A message is hidden for five minutes while it is handled, and deleted after that: if this dies in between, it comes
-again. So a job may be seen twice; handle it by its job id.
+A message is hidden for five minutes while it is processed, and deleted after that: if this process dies in between, the
+message becomes visible again. So a job may be seen twice; process it by its job id.
 """
 
 import json
@@ -10,11 +10,11 @@ import os
 from azure.storage.queue import QueueClient, TextBase64DecodePolicy
 
 done: set[str] = set()
-"""The jobs that were handled. Keep them where they outlive this process."""
+"""The jobs that were processed. Store them where they outlive this process."""
 
 
 def main() -> None:
-    """Handle what is there."""
+    """Process the messages that are there."""
     queue = QueueClient.from_connection_string(
         os.environ["BatchStorage"],  # noqa: SIM112 - the name of the app's own setting
         os.environ.get("COMPLETED_QUEUE", "batch-completed"),

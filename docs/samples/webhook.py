@@ -1,7 +1,7 @@
-"""Push: a web server that Event Grid tells of each report. `python webhook.py 8080`; prints one line for each job.
+"""Push: a web server that receives an event for each report. `python webhook.py 8080` prints one line for each job.
 
-On the internet it needs TLS, and a secret in the subscription's URL that it checks. Handle an event by its job id:
-Event Grid delivers at least once, and in no order.
+On the internet it needs TLS, and a secret in the subscription's URL that it checks. Process an event by its job id:
+Event Grid delivers at least once, in any order.
 """
 
 import json
@@ -9,14 +9,14 @@ import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 done: set[str] = set()
-"""The jobs that were handled. Keep them where they outlive this process."""
+"""The jobs that were processed. Store them where they outlive this process."""
 
 
 class Webhook(BaseHTTPRequestHandler):
-    """Takes what Event Grid posts."""
+    """Receives what Event Grid posts."""
 
     def do_POST(self) -> None:
-        """Answer the handshake, handle the events."""
+        """Answer the handshake, process the events."""
         events = json.loads(self.rfile.read(int(self.headers["content-length"])))
         answer = {}
         for event in events:
@@ -33,7 +33,7 @@ class Webhook(BaseHTTPRequestHandler):
 
 
 def handle(subject: str, url: str) -> None:
-    """Handle one report: /blobServices/default/containers/batch-reports/blobs/<path>/<job id>.json."""
+    """Process one report: /blobServices/default/containers/batch-reports/blobs/<path>/<job id>.json."""
     job_id = subject.rpartition("/")[2].removesuffix(".json")
     if job_id not in done:
         print(json.dumps({"job_id": job_id, "report": url}), flush=True)  # noqa: T201 - your work goes here

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch_fn.core.batches import ServiceBatch, ServiceError, failed_for_good
-from batch_fn.core.jobs import InvalidTransitionError, Outcome, PartState, Usage, estimated_tokens, outcome
+from batch_fn.core.jobs import InvalidTransitionError, Outcome, PartState, Usage, estimated_tokens
 from batch_fn.core.names import BLOB_NAME_LIMIT, FILE_NAME, SEGMENT_LIMIT, job_id, new_bundle_id, result_path
-from batch_fn.core.report import service_findings
+from batch_fn.core.report import outcome, service_findings
 from batch_fn.validation.findings import Finding
 from tests.conftest import JOB_ID, NOON, a_job, a_part
 
@@ -87,7 +87,9 @@ def test_a_bundle_s_id_has_the_form_of_a_job_s_with_the_time_in_utc() -> None:
         ("monday", f"monday/{ID}"),
         ("MONDAY.JSONL", f"MONDAY/{ID}"),
         ("monday.jsonl.jsonl", f"monday.jsonl/{ID}"),
-        ("monday.jsonl.gz", f"monday.jsonl.gz/{ID}"),
+        ("monday.jsonl.gz", f"monday/{ID}"),
+        ("monday.JSONL.GZ", f"monday/{ID}"),
+        ("monday.gz", f"monday.gz/{ID}"),
         (".jsonl", ID),
         ("sales/.jsonl", f"sales/{ID}"),
         ("sales//.jsonl", f"sales/{ID}"),
@@ -97,8 +99,8 @@ def test_a_bundle_s_id_has_the_form_of_a_job_s_with_the_time_in_utc() -> None:
         ("....jsonl", f".../{ID}"),
         ("a b/#1 50% ?.jsonl", f"a b/#1 50% ?/{ID}"),
         ("Zürich/東京 🙂.jsonl", f"Zürich/東京 🙂/{ID}"),
-        ("x" * 1018 + ".jsonl", "x" * 990 + f"/{ID}"),
-        ("x" * 1024, "x" * 990 + f"/{ID}"),
+        ("x" * 1018 + ".jsonl", "x" * 987 + f"/{ID}"),
+        ("x" * 1024, "x" * 987 + f"/{ID}"),
         ("x/" * 252 + "y.jsonl", "x/" * 252 + f"y/{ID}"),
         ("x/" * 253 + "y.jsonl", "x/" * 253 + ID),
     ],

@@ -117,7 +117,6 @@ def test_an_error_beside_a_response_is_never_a_success() -> None:
         b"{}",
         b'{"custom_id": null, "response": null}',
         b'{"custom_id": 7, "response": null}',
-        b'{"custom_id": "a", "response": {"status_code": "200"}}',
         b'{"custom_id": "a", "response": 200}',
         b'{"custom_id": "\xff", "response": null}',
         answer(200)[:-1],
@@ -127,24 +126,70 @@ def test_what_is_no_result_line_is_not_taken_for_one(raw: bytes) -> None:
     assert read_result(raw) is None
 
 
+def odd(body: bytes = b"{}", *, status: bytes = b"200", error: bytes = b"null") -> bytes:
+    """A line of an output file that is not as documented."""
+    return b'{"custom_id": "a", "response": {"status_code": %b, "body": %b}, "error": %b}' % (status, body, error)
+
+
+DEEP = b"[" * 12_000 + b"]" * 12_000
+SPENT = b'{"usage": {"total_tokens": 3}}'
 ODD_ANSWERS = [
-    pytest.param(rb'{"content": "cut off within an emoji: \ud83d"}', Usage(), id="half a character"),
-    pytest.param(b'{"logprob": -Infinity, "usage": {"total_tokens": 3}}', Usage(0, 0, 3), id="a number that is none"),
-    pytest.param(b'{"content": "a\tb"}', Usage(), id="a control character"),
-    pytest.param(b'{"usage": {"prompt_tokens": 1.5}}', Usage(), id="half a token"),
-    pytest.param(b'{"usage": "unknown"}', Usage(), id="no usage"),
+    pytest.param(odd(rb'{"content": "cut off within an emoji: \ud83d"}'), Usage(), id="half a character"),
+    pytest.param(
+        odd(b'{"logprob": -Infinity, "usage": {"total_tokens": 3}}'), Usage(0, 0, 3), id="a number that is none"
+    ),
+    pytest.param(odd(b'{"content": "a\tb"}'), Usage(), id="a control character"),
+    pytest.param(odd(b'{"usage": {"prompt_tokens": 1.5}}'), Usage(), id="half a token"),
+    pytest.param(odd(b'{"usage": {"prompt_tokens": 7.0, "x": NaN}}'), Usage(7, 0, 7), id="tokens as floats"),
+    pytest.param(odd(b'{"usage": "unknown"}'), Usage(), id="no usage"),
+    pytest.param(odd(b'{"usage": {"total_tokens": -1}}'), Usage(), id="fewer tokens than none"),
+    pytest.param(odd(b'{"usage": {"prompt_tokens": 5, "total_tokens": %d}}' % 2**63), Usage(5, 0, 5), id="2 ** 63"),
+    pytest.param(odd(b'{"usage": {"total_tokens": %b}}' % (b"9" * 5_000)), Usage(), id="5,000 digits"),
+    pytest.param(odd(b'{"x": %b, "usage": {"total_tokens": 3}}' % DEEP), Usage(0, 0, 3), id="nested deep"),
+    pytest.param(odd(b'{"x": "\xff"}'), Usage(), id="no UTF-8"),
+    pytest.param(odd(b'{"x": "\xff \\ud83d", "usage": {"total_tokens": 3}}'), Usage(0, 0, 3), id="no UTF-8, and more"),
+    pytest.param(odd(b'{"x": "\xff", "y": NaN, "z": %b}' % DEEP), Usage(), id="no UTF-8, no number, nested deep"),
+    pytest.param(odd(SPENT, status=b'"200"'), Usage(0, 0, 3), id="a status in quotes"),
+    pytest.param(odd(SPENT, status=b"200.0"), Usage(0, 0, 3), id="a status as a float"),
+    pytest.param(odd(SPENT, status=b"null"), Usage(0, 0, 3), id="no status, and tokens spent"),
+    pytest.param(odd(SPENT, status=b"true"), Usage(0, 0, 3), id="a status that is none, and tokens spent"),
+    *(
+        pytest.param(odd(SPENT, error=error), Usage(0, 0, 3), id=f"error {error.decode()}")
+        for error in (b"{}", b'""', b"[]", b"false", b"0", b'{"code": null, "message": null}', b'{"message": ""}')
+    ),
 ]
 
 
-@pytest.mark.parametrize(("body", "usage"), ODD_ANSWERS)
-def test_an_answer_that_is_not_quite_as_it_should_be_is_an_answer(body: bytes, usage: Usage) -> None:
+@pytest.mark.parametrize(("raw", "usage"), ODD_ANSWERS)
+def test_an_answer_that_is_not_quite_as_it_should_be_is_an_answer(raw: bytes, usage: Usage) -> None:
     """Its line was taken for missing: the request went again, and was paid for again, and ended as an error."""
-    raw = answer(200).replace(b"null", body, 1)
     assert read_result(raw) == Result("a", Verdict.SUCCEEDED, usage)
     assert custom_id_of(raw) == "a"
-    renamed = with_custom_id(raw, "b")
-    assert read_result(renamed) == Result("b", Verdict.SUCCEEDED, usage)
-    assert json.loads(renamed, strict=False) == json.loads(raw, strict=False) | {"custom_id": "b"}
+    renamed = with_custom_id(raw, 'b"')
+    assert read_result(renamed) == Result('b"', Verdict.SUCCEEDED, usage)
+    assert renamed.partition(b"status_code")[2].replace(b" ", b"") == raw.partition(b"status_code")[2].replace(
+        b" ", b""
+    )
+
+
+@pytest.mark.parametrize(
+    ("raw", "verdict"),
+    [
+        (odd(status=b'"429"'), Verdict.RETRY),
+        (odd(status=b"503.0"), Verdict.RETRY),
+        (odd(status=b'"400"'), Verdict.FAILED),
+        (odd(status=b"null"), Verdict.RETRY),
+        (odd(SPENT, status=b"null", error=b'"batch_expired"'), Verdict.RETRY),
+        (odd(b'"\xff \\ud83d"', error=b'{"code": "content_filter"}'), Verdict.FAILED),
+        (odd(b'"\xff \\ud83d"', error=b'{"code": "batch_expired"}'), Verdict.RETRY),
+        (odd(b'"\xff \\ud83d"', error=b'{"code": 7}'), Verdict.FAILED),
+        (odd(error=b"true"), Verdict.FAILED),
+        (odd(error=b'["no"]'), Verdict.FAILED),
+        (odd(error=b'{"message": {"text": "no"}}'), Verdict.FAILED),
+    ],
+)
+def test_a_failure_that_is_not_quite_as_it_should_be_is_a_failure(raw: bytes, verdict: Verdict) -> None:
+    assert judged(raw).verdict is verdict
 
 
 @given(

@@ -146,7 +146,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def bench(azurite: Azurite, folder: Path) -> Iterator[Bench]:
     """The host of most tests: Event Grid played by the host itself."""
-    bench = Bench(azurite, folder, "first", {}, events=True, event_seconds=0.2, scan_seconds=0.3, max_poll_seconds=0.5)
+    bench = Bench(
+        azurite,
+        folder,
+        "first",
+        {},
+        events=True,
+        event_seconds=0.2,
+        scan_seconds=0.3,
+        max_poll_seconds=0.5,
+        poison_retry_seconds=1,
+    )
     for container in (bench.container, "scan"):
         bench.blobs.create_container(container)
     bench.queues.create_queue("work")
@@ -182,7 +192,16 @@ def test_the_webhook_shakes_hands_and_asks_for_the_system_key(bench: Bench) -> N
     assert bench.post_events("SubscriptionValidation", handshake, bench.host.keys["function"]) == (401, b"")
     assert bench.post_events("Unsubscribe", [], key)[0] == 202
     assert bench.post_events("Nonsense", [], key)[0] == 400
-    assert bench.post_events("Notification", [], key, function="nobody")[0] == 404
+
+
+def test_the_events_of_a_function_that_is_not_there_are_taken_and_lost(bench: Bench) -> None:
+    blob = bench.drop("for nobody", "x")
+    wait_for(lambda: bench.seen("drop", name="for nobody"))
+    event = blob_created(blob.url, blob.get_blob_properties().etag)
+    key = bench.host.keys["blobs_extension"]
+    assert bench.post_events("Notification", [event], key, function="nobody")[0] == 202
+    wait_for(lambda: bench.queue_length("azure-webjobs-blobtrigger-first") == 0)
+    assert len(bench.seen("drop", name="for nobody")) == 1
 
 
 def test_an_event_is_delivered_as_often_as_it_is_sent_whatever_its_etag(bench: Bench) -> None:
@@ -271,10 +290,30 @@ def test_a_message_that_fails_five_times_is_poison_and_its_outputs_are_not_writt
     assert not bench.seen("copied", text="copy of fail always")
 
 
-def test_a_message_that_is_not_base64_is_poison_unseen(bench: Bench) -> None:
+def test_a_message_that_is_not_base64_is_poison_at_once_and_unseen(bench: Bench) -> None:
     bench.queues.get_queue_client("work").send_message("not base64!")
     poison = bench.queues.get_queue_client("work-poison")
     wait_for(lambda: "not base64!" in [message.content for message in poison.peek_messages(32)])
+    assert "Message moved to work-poison after 1 attempts" in bench.host.log_text()
+
+
+def test_a_message_that_is_base64_of_no_text_is_run(bench: Bench) -> None:
+    bench.queues.get_queue_client("work").send_message(base64.b64encode(b"odd \xff").decode())
+    wait_for(lambda: bench.seen("work", text="odd \ufffd"))
+
+
+def test_what_fails_on_a_poison_queue_is_run_again_and_again(bench: Bench) -> None:
+    """The real host does so every ten minutes, without a limit."""
+    bench.queues.create_queue("others-poison")
+    bench.send("fail for ever", "others-poison")
+    bench.queues.get_queue_client("others-poison").send_message("not base64!")
+    runs = wait_for(lambda: len(runs := bench.seen("others_poisoned")) >= 7 and runs)
+    assert isinstance(runs, list)
+    assert [run["dequeue_count"] for run in runs[:7]] == [1, 2, 3, 4, 5, 6, 7]
+    assert {run["text"] for run in runs} == {"fail for ever"}
+    assert bench.queue_length("others-poison") == 2
+    assert bench.queue_texts("others-poison-poison") == []
+    bench.queues.delete_queue("others-poison")
 
 
 def test_top_level_members_of_a_body_override_the_metadata(bench: Bench) -> None:

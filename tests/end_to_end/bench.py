@@ -17,6 +17,8 @@ PATIENCE = 60  # seconds
 SETTINGS = {
     "TICK_SCHEDULE": "* * * * * *",
     "RESEND_SECONDS": "3",
+    "EMPTY_DROP_SECONDS": "3",
+    "TROUBLE_SECONDS": "1",
     "SETTLE_SECONDS": "2",
     "QUOTA_BACKOFF_SECONDS": "1",
     "MAX_PART_REQUESTS": "100",

@@ -218,7 +218,8 @@ def _check_aftermath(dropped: Dropped, report: dict[str, Any]) -> None:
     if report["outputs"]["archive"] is None:
         assert [finding["code"] for finding in report["findings"]] == ["drop_gone"]
     else:
-        assert report["outputs"]["archive"] == f"batch-archive/{dropped.path}.jsonl"
+        ending = "jsonl.gz" if dropped.content.startswith(b"\x1f\x8b") else "jsonl"
+        assert report["outputs"]["archive"] == f"batch-archive/{dropped.path}.{ending}"
         assert bench.user.read(report["outputs"]["archive"]) == dropped.content
     inbox = bench.user.blobs.get_container_client("batch-input").list_blobs(name_starts_with=dropped.name)
     assert report["input"]["etag"] not in [blob.etag.strip('"') for blob in inbox if blob.name == dropped.name]

@@ -220,7 +220,7 @@ def test_a_mistake_of_the_app_is_told_without_its_insides(stack: Bench) -> None:
         status, problem = ask(stack, "jobs")
     assert (status, problem["type"]) == (500, "urn:batch_fn:internal")
     assert "ValidationError" not in json.dumps(problem)
-    assert re.search(r"request_broke.*/api/jobs.*ValidationError.*tables.py", stack.host.log_text())
+    assert re.search(r"request_broke.*/api/jobs.*ValidationError.*rows.py", stack.host.log_text())
     assert ask(stack, "jobs")[0] == 200
 
 

@@ -7,13 +7,14 @@ Every public method is a call that goes through the world's `Turn`, which may le
 import functools
 import inspect
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
 import msgspec
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError, ServiceResponseError
+from azure.storage.blob import StorageErrorCode
 
 from batch_fn.app import App
 from batch_fn.core.admission import Deployment
@@ -30,7 +31,8 @@ from batch_fn.core.batches import (
 )
 from batch_fn.core.jobs import Job, Part
 from batch_fn.storage.blob_streams import ANY_VERSION, CHUNK_BYTES, BlobChangedError
-from batch_fn.storage.blobs import Drop, DropGoneError
+from batch_fn.storage.blobs import ArchiveGoneError
+from batch_fn.storage.drops import Drop, DropGoneError
 from batch_fn.storage.queues import Message
 from batch_fn.storage.rows import (
     JOB_ROW,
@@ -344,7 +346,7 @@ class FakeBlobs(_StorageHand):
     def drop_client(self, name: str) -> FakeBlobClient:
         return FakeBlobClient(SETTINGS.input_container, name)
 
-    def read_drop(self, drop: Drop) -> Iterator[bytes]:
+    def read_drop(self, drop: Drop) -> Generator[bytes]:
         half = drop.bytes // 2
         for piece in (slice(None, half), slice(half, None)):
             yield self._read_piece(drop, piece)
@@ -357,17 +359,20 @@ class FakeBlobs(_StorageHand):
         return blob.content[piece]
 
     @writes
-    def archive(self, container: str, name: str, etag: str, path: str) -> None:
-        if (SETTINGS.archive_container, f"{path}.jsonl") in self.world.blobs:
+    def archive(self, container: str, name: str, etag: str, path: str, *, gzip: bool = False) -> None:
+        kept = f"{path}.jsonl.gz" if gzip else f"{path}.jsonl"
+        if (SETTINGS.archive_container, kept) in self.world.blobs:
             return
         blob = self.world.blobs.get((container, name))
         if blob is None or blob.etag != etag:
             raise DropGoneError(name)
-        self.world.put(SETTINGS.archive_container, f"{path}.jsonl", blob.content, blob.metadata)
+        self.world.put(SETTINGS.archive_container, kept, blob.content, blob.metadata)
 
     @reads
     def archived(self, path: str) -> Drop:
-        blob = self.world.blobs[SETTINGS.archive_container, f"{path}.jsonl"]
+        blob = self.world.blobs.get((SETTINGS.archive_container, f"{path}.jsonl"))
+        if blob is None:
+            raise ArchiveGoneError(path)
         container, name = SETTINGS.archive_container, f"{path}.jsonl"
         return Drop(container, name, blob.etag, len(blob.content), blob.last_modified, blob.metadata)
 
@@ -384,13 +389,16 @@ class FakeBlobs(_StorageHand):
         self.world.loses(name)
         self.world.blobs.pop((container, name), None)
 
-    def archive_path(self, path: str) -> str:
-        return f"{SETTINGS.archive_container}/{path}.jsonl"
+    def archive_path(self, path: str, *, gzip: bool = False) -> str:
+        return f"{SETTINGS.archive_container}/{path}.jsonl{'.gz' if gzip else ''}"
 
     @writes
-    def delete_from_inbox(self, container: str, name: str, etag: str) -> None:
+    def delete_from_inbox(self, container: str, name: str, etag: str, path: str, size: int) -> None:
+        copies = [self.world.blobs.get((SETTINGS.archive_container, f"{path}.jsonl{end}")) for end in ("", ".gz")]
+        if not any(copy is not None and len(copy.content) == size for copy in copies):
+            return
         blob = self.world.blobs.get((container, name))
-        if blob is not None and blob.etag == etag:
+        if blob is not None and blob.etag == etag and name not in self.world.held:
             self.world.inbox_loses(name, blob)
             del self.world.blobs[container, name]
 
@@ -405,7 +413,9 @@ class FakeBlobs(_StorageHand):
     ) -> Iterator[bytes]:
         blob = self.world.blobs.get((container, name))
         if blob is None:
-            raise ResourceNotFoundError(f"{container}/{name}")
+            gone = ResourceNotFoundError(f"{container}/{name}")
+            vars(gone)["error_code"] = StorageErrorCode.BLOB_NOT_FOUND
+            raise gone
         yield blob.content[offset:][:length]
 
     def writer(
@@ -414,11 +424,12 @@ class FakeBlobs(_StorageHand):
         name: str,
         block_bytes: int = CHUNK_BYTES,  # noqa: ARG002
         over: str | None = ANY_VERSION,
+        metadata: Mapping[str, str] | None = None,
     ) -> "FakeWriter":
-        return FakeWriter(self, container, name, over)
+        return FakeWriter(self, container, name, over, metadata)
 
-    def write(self, container: str, name: str, content: Iterable[bytes]) -> str | None:
-        with self.writer(container, name) as writer:
+    def write(self, container: str, name: str, content: Iterable[bytes], over: str | None = ANY_VERSION) -> str | None:
+        with self.writer(container, name, over=over) as writer:
             for piece in content:
                 writer.write(piece)
         return writer.path
@@ -440,7 +451,11 @@ class FakeBlobs(_StorageHand):
         blob = self.world.blobs.get(blob_at(url))
         return iter([blob.content]) if blob else None
 
-    def clear_work(self, folder: str) -> None:
+    @reads
+    def lists_url(self, url: str) -> bool:
+        return blob_at(url) in self.world.blobs
+
+    def clear_work(self, folder: str, after_each: Callable[[], None] | None = None) -> None:
         job_id = "-".join(folder.split("-")[:2])
         job = self.world.job_in_hand(job_id)
         current = job is None or job.work_folder == folder
@@ -448,6 +463,8 @@ class FakeBlobs(_StorageHand):
             self.world.breaks(f"the blobs of {job_id} were deleted before its report was there")
         for name in self._list_work(f"{folder}/"):
             self._delete_work(name)
+            if after_each is not None:
+                after_each()
 
     @reads
     def _list_work(self, prefix: str) -> list[str]:
@@ -460,19 +477,29 @@ class FakeBlobs(_StorageHand):
             del self.world.blobs[SETTINGS.work_container, name]
 
     @writes
-    def _put(self, container: str, name: str, content: bytes, over: str | None) -> str:
+    def _put(
+        self, container: str, name: str, content: bytes, over: str | None, metadata: Mapping[str, str] | None = None
+    ) -> str:
         found = self.world.blobs.get((container, name))
         if over not in {ANY_VERSION, found.etag if found else None}:
             raise BlobChangedError(name)
-        self.world.put(container, name, content)
+        self.world.put(container, name, content, dict(metadata or {}))
         return self.world.blobs[container, name].etag
 
 
 class FakeWriter:
     """A blob that appears whole when its writer is closed without an error, as batch_fn.containers.Writer."""
 
-    def __init__(self, containers: FakeBlobs, container: str, name: str, over: str | None) -> None:
+    def __init__(
+        self,
+        containers: FakeBlobs,
+        container: str,
+        name: str,
+        over: str | None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
         self._containers, self._container, self._name, self._over = containers, container, name, over
+        self._metadata = metadata
         self._content = bytearray()
         self.lines = 0
         self.version: str | None = None
@@ -490,7 +517,9 @@ class FakeWriter:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None and self.lines:
-            self.version = self._containers._put(self._container, self._name, bytes(self._content), self._over)
+            self.version = self._containers._put(
+                self._container, self._name, bytes(self._content), self._over, self._metadata
+            )
 
 
 class FakeQueues(_StorageHand):
@@ -498,6 +527,10 @@ class FakeQueues(_StorageHand):
 
     @reads
     def poisoned(self) -> dict[str, int]:
+        return {}
+
+    @reads
+    def poison(self) -> dict[str, tuple[int, datetime | None]]:
         return {}
 
     @writes
@@ -560,6 +593,14 @@ class FakeService(_Hand):
         return file_id in self.world.files
 
     @reads
+    def lacks_file(self, file_id: str) -> bool:
+        return file_id not in self.world.files
+
+    @reads
+    def file_is_pending(self, file_id: str) -> bool:  # noqa: ARG002 - files are processed at once
+        return False
+
+    @reads
     def download(self, file_id: str, to: Path) -> None:
         to.write_bytes(self._file(file_id))
 
@@ -603,16 +644,17 @@ class FakeService(_Hand):
 
     @reads
     def find_batch(self, part: Part, since: datetime) -> ServiceBatch | None:
-        for batch in self._listed():
-            if batch.created_at < since:
-                return None
-            if part.input_blob:
-                mine = batch.input_blob == part.input_blob
-            else:
-                mine = batch.metadata == part.metadata or batch.input_file_id == part.file_id
+        for batch in self._listed(since):
+            mine = batch.metadata == part.metadata
+            mine |= bool(part.file_id) and batch.input_file_id == part.file_id
+            mine |= bool(part.input_blob) and batch.input_blob == part.input_blob
             if mine and batch.id not in part.refused:
                 return self.world.described(batch)
         return None
+
+    @reads
+    def find_batches(self, ids: Collection[str], since: datetime | None) -> dict[str, ServiceBatch]:
+        return {batch.id: self.world.described(batch) for batch in self._listed(since) if batch.id in ids}
 
     def pages(self, after: str = "") -> Iterator[list[ServiceBatch]]:
         start, more = next((at for at, each in enumerate(self._listed(), 1) if each.id == after), 0), True
@@ -627,10 +669,11 @@ class FakeService(_Hand):
         return [self.world.described(batch) for batch in listed[start : start + PAGE]], len(listed) > start + PAGE
 
     @reads
-    def retrieve(self, batch_id: str) -> ServiceBatch | None:
+    def retrieve(self, batch_id: str) -> ServiceBatch:
         batch = self.world.batches[batch_id]
-        known = not batch.gone and batch.known_at <= self.world.now
-        return self.world.described(batch) if known else None
+        if batch.gone or batch.known_at > self.world.now:
+            raise NotFoundError(batch_id)
+        return self.world.described(batch)
 
     @writes
     def cancel(self, batch_id: str) -> None:
@@ -647,10 +690,11 @@ class FakeService(_Hand):
             raise NotFoundError(url)
         return self.world.blobs[blob_at(url)].content
 
-    def _listed(self) -> Iterator[Batch]:
-        """Yield what a list shows, newest first."""
+    def _listed(self, since: datetime | None = None) -> Iterator[Batch]:
+        """Yield what a list shows, newest first; with `since`, no older ones."""
         for batch in reversed(self.world.batches.values()):
-            if not batch.gone and batch.listed_at <= self.world.now:
+            shown = not batch.gone and batch.listed_at <= self.world.now
+            if shown and (since is None or batch.created_at >= since):
                 yield batch
 
 

@@ -128,7 +128,6 @@ class Pipeline(RuleBasedStateMachine):
         self._patches = contextlib.ExitStack()
         self._patches.enter_context(mock.patch.object(clock, "now", lambda: self.world.now))
         self._patches.enter_context(mock.patch.object(polling, "ThreadPoolExecutor", OneAfterTheOther))
-        self._patches.enter_context(mock.patch.object(polling, "LISTED_FROM", 1))
         self._patches.enter_context(mock.patch.object(submission, "TRANSACTION_LIMIT", TRANSACTION_LIMIT))
         self._patches.enter_context(mock.patch("secrets.token_hex", lambda _: f"{self.world.count():010x}"))
         # A million warnings of bad luck help nobody.

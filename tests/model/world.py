@@ -40,6 +40,7 @@ SETTINGS = Settings(
     settle_seconds=300,
     resend_seconds=100,  # likewise
     quota_backoff_seconds=50,
+    empty_drop_seconds=200,
 )
 
 ON_BLOBS = replace(SETTINGS, submit_mode="blob")
@@ -142,6 +143,8 @@ class Batch:
     error_file_id: str = ""
     errors: tuple[ServiceError, ...] = ()
     gone: bool = False
+    given_up: bool = False
+    """A test says that nobody needs it any more, although it runs."""
 
     @property
     def custom_ids(self) -> list[str]:
@@ -186,6 +189,8 @@ class World:
         self._count = 0
 
         self.blobs: dict[tuple[str, str], Blob] = {}
+        self.held: set[str] = set()
+        """Names in the inbox that a lease, a snapshot or a policy keeps from being deleted."""
         self.versions: dict[tuple[str, str], bytes] = {}
         """Content of each version that was ever in the inbox, by name and ETag."""
         self.dropped: dict[str, tuple[str, str]] = {}
@@ -278,8 +283,9 @@ class World:
         for job in self.begun.values():
             if (job.name, job.etag) != (name, blob.etag):
                 continue
-            copy = self.blobs.get((SETTINGS.archive_container, f"{job.path}.jsonl"))
-            if self.reported(job.path) and copy is not None and copy.content == blob.content:
+            copies = [self.blobs.get((SETTINGS.archive_container, f"{job.path}.jsonl{end}")) for end in ("", ".gz")]
+            copied = any(copy is not None and copy.content == blob.content for copy in copies)
+            if self.reported(job.path) and copied:
                 return
         self.breaks(f"{name} was deleted from the inbox before its report and its copy were there")
 
@@ -361,7 +367,7 @@ class World:
         """The app asks for a batch to be stopped: nobody may need it any more."""
         if not batch.open:
             return
-        for line in batch.lines.values():
+        for line in () if batch.given_up else batch.lines.values():
             job = self.job_in_hand(self.job_of(line))
             if job is not None and not job.cancelled:
                 self.breaks(f"{batch.id} was cancelled, and {job.job_id} was not")
@@ -437,7 +443,7 @@ class World:
     def service_loses(self, file: File) -> None:
         """The app is about to delete a file at the service: no open batch may need it, and no job may lack it."""
         for batch in self.batches.values():
-            if file.id == batch.input_file_id and batch.open:
+            if file.id == batch.input_file_id and batch.open and not batch.given_up:
                 self.breaks(f"{file.name} was deleted while {batch.id} reads it")
             if file.id in {batch.output_file_id, batch.error_file_id}:
                 self._loses_results(file.name, batch)
@@ -445,7 +451,7 @@ class World:
     def work_loses(self, name: str) -> None:
         """The app is about to delete a blob of its own: likewise."""
         for batch in self.batches.values():
-            if (SETTINGS.work_container, name) == blob_at(batch.input_blob) and batch.open:
+            if (SETTINGS.work_container, name) == blob_at(batch.input_blob) and batch.open and not batch.given_up:
                 self.breaks(f"{name} was deleted while {batch.id} reads it")
             if batch.output_folder and f"{STORAGE}/{SETTINGS.work_container}/{name}".startswith(batch.output_folder):
                 self._loses_results(name, batch)
@@ -485,6 +491,7 @@ class World:
             # The service names its blobs even where it writes none.
             output_blob=result_url(batch, "results") if batch.input_blob and not batch.open else "",
             error_blob=result_url(batch, "errors") if batch.input_blob and not batch.open else "",
+            total=len(batch.custom_ids),
             completed=sum(answer is Answer.ANSWERED for answer in batch.answers.values()),
             failed=sum(answer is not Answer.ANSWERED for answer in batch.answers.values()),
             errors=batch.errors,

@@ -10,7 +10,8 @@ from azure.storage.blob import BlobClient, BlobServiceClient, ContainerClient
 from batch_fn.app import App
 from batch_fn.settings import Settings
 from batch_fn.storage.blob_streams import CHUNK_BYTES, PREFETCH, BlobChangedError
-from batch_fn.storage.blobs import Blobs, Drop, DropGoneError
+from batch_fn.storage.blobs import Blobs
+from batch_fn.storage.drops import Drop, DropGoneError
 from devkit.azurite import Azurite
 from devkit.stack import provision
 
@@ -189,23 +190,25 @@ def test_keeping_it_twice_leaves_the_copy_as_it_is(containers: Blobs, settings: 
 def test_taking_a_drop_out_leaves_a_newer_version_alone(containers: Blobs, settings: Settings) -> None:
     old = dropped(containers, b"old")
     new = dropped(containers, b"new")
-    containers.delete_from_inbox(old.container, NAME, old.etag)
+    containers.archive(new.container, NAME, new.etag, "kept")
+    containers.delete_from_inbox(old.container, NAME, old.etag, "kept", old.bytes)
     assert list(containers.inbox()) == [new]
-    containers.delete_from_inbox(new.container, NAME, new.etag)
+    containers.delete_from_inbox(new.container, NAME, new.etag, "kept", new.bytes)
     assert list(containers.inbox()) == []
-    containers.delete_from_inbox(new.container, NAME, new.etag)  # once more: it is out
+    containers.delete_from_inbox(new.container, NAME, new.etag, "kept", new.bytes)  # once more: it is out
 
 
 @pytest.mark.parametrize("held_by", ["snapshot", "lease"])
 def test_a_drop_that_somebody_keeps_in_the_inbox_is_left_there(containers: Blobs, held_by: str) -> None:
     """What cannot be deleted must not keep the job from its end, nor have its listeners told again and again."""
     drop = dropped(containers, b"the content")
+    containers.archive(drop.container, NAME, drop.etag, "kept")
     client = containers.drop_client(NAME)
     if held_by == "snapshot":
         client.create_snapshot()
     else:
         client.acquire_lease()
-    containers.delete_from_inbox(drop.container, NAME, drop.etag)
+    containers.delete_from_inbox(drop.container, NAME, drop.etag, "kept", drop.bytes)
     assert list(containers.inbox()) == [drop]
 
 
@@ -216,7 +219,7 @@ def test_nothing_that_is_done_with_a_drop_changes_its_version(containers: Blobs,
     list(containers.read_drop(drop))
     list(containers.read(drop.container, NAME, 1, 2))
     containers.archive(drop.container, NAME, drop.etag, "kept")
-    containers.delete_from_inbox(drop.container, NAME, "0x0")
+    containers.delete_from_inbox(drop.container, NAME, "0x0", "kept", drop.bytes)
     assert seen(containers) == drop
 
 

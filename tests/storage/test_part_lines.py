@@ -24,7 +24,6 @@ from devkit.azurite import Azurite
 from devkit.stack import provision
 from tests.conftest import JOB_ID, NOON, a_part
 
-MAX_LINE = 1_000_000
 BOM = b"\xef\xbb\xbf"
 NAME = "sales/monday.jsonl"
 
@@ -58,7 +57,7 @@ def parts_of(containers: Blobs, settings: Settings, content: bytes, requests: in
 
 def uploaded(containers: Blobs, part: Part) -> bytes:
     """What is uploaded for a part, read in small pieces as the SDK does."""
-    with upload_content(containers, part, MAX_LINE) as content:
+    with upload_content(containers, part) as content:
         return b"".join(iter(lambda: content.read(50), b""))
 
 
@@ -87,7 +86,7 @@ def test_a_part_s_lines_are_read_with_their_numbers_in_the_drop(
     containers: Blobs, settings: Settings, content: bytes
 ) -> None:
     parts = parts_of(containers, settings, content)
-    read = [each for part in parts for each in read_lines(containers, part.source, MAX_LINE)]
+    read = [each for part in parts for each in read_lines(containers, part.source)]
     physical = [raw.strip() for raw in content.removeprefix(BOM).split(b"\n")]
     assert read == [SourceLine(physical.index(raw) + 1, raw) for raw in (A, B, C, D)]
 
@@ -98,7 +97,7 @@ def test_a_deployment_is_filled_in_on_the_way(containers: Blobs, settings: Setti
     assert [request["custom_id"] for request in requests] == ["a", "e", "f"]
     assert {request["body"]["model"] for request in requests} == {"gpt-4o-mini"}
     assert {request["body"]["messages"][0]["content"] for request in requests} == {"Grüße 🙂"}
-    assert [raw for _, raw in read_lines(containers, part.source, MAX_LINE)] == [A, UNFILLED, PLACEHOLDER]
+    assert [raw for _, raw in read_lines(containers, part.source)] == [A, UNFILLED, PLACEHOLDER]
 
 
 @pytest.mark.parametrize("fill", [False, True])
@@ -106,7 +105,7 @@ def test_picked_lines_are_uploaded_without_their_numbers(containers: Blobs, sett
     some = [SourceLine(2, A), SourceLine(70, UNFILLED), SourceLine(100_000, b'{"custom_id": "\\t", "body": {"a":\t1}}')]
     containers.write(settings.work_container, "x.again", map(picked, some))
     source = InputRange(container=settings.work_container, name="x.again", picked=True, fill=fill)
-    assert list(read_lines(containers, source, MAX_LINE)) == some
+    assert list(read_lines(containers, source)) == some
     sent = uploaded(containers, a_part(source=source)).splitlines()
     if fill:
         assert [json.loads(raw)["custom_id"] for raw in sent] == ["a", "e", "\t"]
@@ -127,7 +126,7 @@ def ranged(containers: Blobs, settings: Settings) -> Part:
 
 
 def test_a_range_tells_its_length_and_is_then_read_from_its_beginning(containers: Blobs, ranged: Part) -> None:
-    with upload_content(containers, ranged, MAX_LINE) as content:
+    with upload_content(containers, ranged) as content:
         assert content.readable()
         assert content.seekable()
         assert content.tell() == 0
@@ -139,14 +138,14 @@ def test_a_range_tells_its_length_and_is_then_read_from_its_beginning(containers
 
 
 def test_a_range_can_be_read_again_from_its_beginning(containers: Blobs, ranged: Part) -> None:
-    with upload_content(containers, ranged, MAX_LINE) as content:
+    with upload_content(containers, ranged) as content:
         content.read(4)
         content.seek(0)
         assert content.read(100) == b"3456789"
 
 
 def test_a_range_is_not_read_from_its_middle(containers: Blobs, ranged: Part) -> None:
-    with upload_content(containers, ranged, MAX_LINE) as content, pytest.raises(io.UnsupportedOperation):
+    with upload_content(containers, ranged) as content, pytest.raises(io.UnsupportedOperation):
         content.seek(3)
 
 
@@ -154,7 +153,7 @@ def test_a_range_that_is_asked_for_all_gives_all_of_many_chunks(containers: Blob
     data = bytes(range(251)) * (2 * CHUNK_BYTES // 251)
     containers.drop_client(NAME).upload_blob(data)
     source = InputRange(container=settings.input_container, name=NAME, offset=1, length=len(data) - 1, verbatim=True)
-    with upload_content(containers, a_part(source=source), MAX_LINE) as content:
+    with upload_content(containers, a_part(source=source)) as content:
         assert content.read() == data[1:]
 
 
@@ -167,7 +166,7 @@ def test_the_service_gets_the_range_whole_through_the_sdk(
     assert part.source.verbatim
     source = msgspec.structs.replace(part.source, verbatim=verbatim)
     batches = OpenAIBatches.connect(Settings(openai_endpoint=service.url, openai_api_key=service.api_key))
-    with upload_content(containers, msgspec.structs.replace(part, source=source), MAX_LINE) as content:
+    with upload_content(containers, msgspec.structs.replace(part, source=source)) as content:
         file_id = batches.upload("x.jsonl", content)
     batches.download(file_id, tmp_path / "x.jsonl")
     assert (tmp_path / "x.jsonl").read_bytes().splitlines() == lines

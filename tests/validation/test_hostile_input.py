@@ -19,7 +19,7 @@ from batch_fn.validation.check import check
 from batch_fn.validation.findings import Finding
 from batch_fn.validation.requests import Request, Rules, custom_id_of
 from tests.model.fakes import new_process
-from tests.model.world import SETTINGS, World
+from tests.model.world import World
 
 FILES = int(os.environ.get("HOSTILE_FILES", "10000"))
 CHUNK = 64 * 1024
@@ -102,7 +102,7 @@ def test_no_file_raises_and_none_is_both_rejected_and_sent(content: bytes, deplo
     assert bool(parts) is not bool(rejected), "either it is sent, or it is rejected"
     assert not (rejected and world.messages)
     assert world.broken == []
-    sources = [read_lines(app.blobs, part.source, SETTINGS.max_line_bytes) for part in parts]
+    sources = [read_lines(app.blobs, part.source) for part in parts]
     sent = [custom_id_of(line.raw) for line in sorted(itertools.chain.from_iterable(sources))]
     raws = [raw for raw in content.removeprefix(b"\xef\xbb\xbf").split(b"\n") if raw.strip()]
     assert sent == ([custom_id_of(raw) for raw in raws] if parts else []), "each line of a good file is in one part"

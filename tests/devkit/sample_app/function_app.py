@@ -53,6 +53,14 @@ def work(message: func.QueueMessage, copies: func.Out[str]) -> None:
     act(text)
 
 
+@app.queue_trigger("message", queue_name="others-poison", connection="AzureWebJobsStorage")
+def others_poisoned(message: func.QueueMessage) -> None:
+    """The poison queue of a queue that nobody listens to."""
+    text = message.get_body().decode()
+    trace("others_poisoned", text=text, dequeue_count=message.dequeue_count)
+    act(text)
+
+
 @app.queue_trigger("message", queue_name="copies", connection="AzureWebJobsStorage")
 def copied(message: func.QueueMessage) -> None:
     """Reads what `work` puts out."""

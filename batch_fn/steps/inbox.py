@@ -1,0 +1,29 @@
+"""Drops that the app was not told of: the tick finds them in the inbox."""
+
+from datetime import datetime, timedelta
+
+from batch_fn.app import App
+from batch_fn.runtime import log
+from batch_fn.steps.intake import is_complete, job_id_of, register
+
+
+def find_lost_drops(app: App, now: datetime) -> None:
+    """Send for drops that are in the inbox for a while and have no job: their event was lost.
+
+    Each is entered as a job first, so that the next ticks do not send for it again before it is due. A drop that stays
+    in the inbox after its job is finished (a lease, a snapshot or a policy keeps it) is looked at once in a process.
+    """
+    settled = now - timedelta(seconds=app.settings.resend_seconds)
+    old = {
+        job_id_of(drop): drop for drop in app.blobs.inbox() if drop.last_modified < settled and is_complete(app, drop)
+    }
+    app.undeletable.intersection_update(old)
+    unknown = old.keys() - app.undeletable
+    active = {job.job_id for job in app.tables.active_jobs()} if unknown else set()
+    for job_id in unknown - active:
+        drop = old[job_id]
+        if register(app, drop) is None:
+            app.undeletable.add(job_id)
+            continue
+        log.warning("drop_found", job_id=job_id)
+        app.queues.drop(job_id, drop.name)
