@@ -1,7 +1,7 @@
-"""The command line: drop, jobs, show, cancel, retry, validate and fetch, straight on storage and service.
+"""The commands: drop, jobs, show, cancel, retry, validate and fetch. They call storage and service directly.
 
-Results go to stdout, and progress to stderr: bars on a terminal, a plain line for each change anywhere else. The exit
-code is 0 if all is well, 1 if lines failed, findings were found or something went wrong, 2 for wrong usage or settings.
+Results go to stdout, and progress to stderr: bars on a terminal, else a plain line for each change. The exit code is 0
+for success, 1 if lines failed, if there are findings or on an error, 2 for wrong usage or settings.
 """
 
 import contextlib
@@ -38,12 +38,12 @@ INTERRUPTED = 130
 
 
 class CommandError(UserError):
-    """What was asked for cannot be done; the sentence says why and what to do."""
+    """A command cannot be carried out; the sentence says why and what to do."""
 
 
 def main(arguments: list[str]) -> int:
     """Run a command. Return the exit code."""
-    # The clients log what they send; a terminal is no place for it.
+    # The clients log their requests, which would disturb what the terminal shows.
     logging.getLogger("batch_fn").setLevel(logging.CRITICAL)
     try:
         return int(commands.main(arguments, prog_name="python -m batch_fn", standalone_mode=False) or 0)
@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        _say("Stopped. What was dropped goes on without this command.")
+        _say("Stopped. Jobs that were dropped continue without this command.")
         return INTERRUPTED
     except SettingError as error:
         _say(f"{error} Set it in the environment, or under Values in {SETTINGS_FILE} of the current folder.")
@@ -70,9 +70,9 @@ def main(arguments: list[str]) -> int:
 
 
 def environment(file: Path = SETTINGS_FILE) -> dict[str, str]:
-    """Return the environment, with what `local.settings.json` adds to it, as `func` does. Raises: CommandError.
+    """Return the environment with the values that only `local.settings.json` has. Raises: CommandError.
 
-    Where neither names the storage, the settings are those of the stack that `make run` keeps up, if there is one.
+    Where neither names the storage, the settings are those of the running stack of `make run`, if there is one.
     """
     values: Mapping[str, object] = {}
     if file.is_file():
@@ -106,12 +106,12 @@ def _app() -> App:
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON, for scripts.")
 out_option = click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), help="Bring output, errors and report into this folder."
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="Write output, errors and report into this folder."
 )
 files_argument = click.argument(
     "files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False)
 )
-deployment_option = click.option("--deployment", help="Fills in the model of lines that have none.")
+deployment_option = click.option("--deployment", help="The model of lines that have none.")
 
 
 class Command(click.Command):
@@ -130,23 +130,25 @@ class Commands(click.Group):
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 def commands() -> None:
-    """Drop files, and see to their jobs."""
+    """Drop files, and follow, cancel, retry and fetch their jobs."""
 
 
 @commands.command()
 @files_argument
 @deployment_option
-@click.option("--as", "name", help="The blob's name in the inbox, for one file; its file name if not given.")
+@click.option("--as", "name", help="The blob's name in the inbox, for one file. [default: the file name]")
 @click.option("--wait", is_flag=True, help="Wait until the jobs are done.")
 @out_option
 @json_option
 def drop(
     files: tuple[Path, ...], deployment: str | None, name: str | None, *, wait: bool, out: Path | None, as_json: bool
 ) -> int:
-    """Upload files into the inbox; each becomes a job. --out waits as well."""
+    """Upload files into the inbox; each becomes a job. --out implies --wait."""
     names = [name] if name else [file.name for file in files]
     if len(names) != len(files) or len(set(names)) != len(names):
-        raise click.UsageError("Two files cannot have one name in the inbox: drop them one by one, each with --as.")
+        raise click.UsageError(
+            "Two files cannot have the same name in the inbox. Drop them one by one, each with --as."
+        )
     app = _app()
     drops: dict[str, str] = {}
     with Display() as display:
@@ -162,14 +164,14 @@ def drop(
 
 
 @commands.command()
-@click.option("--status", default="", help=f"Only these, parted by commas: {', '.join(sorted(STATUSES))}.")
+@click.option("--status", default="", help=f"Only these statuses, separated by commas: {', '.join(sorted(STATUSES))}.")
 @click.option("--prefix", default="", help="Only drops whose name begins with this.")
 @click.option("--since", type=click.DateTime(), help="Only jobs dropped at or after this time, UTC.")
-@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="At most so many.")
-@click.option("--after", metavar="ID", help="Only those behind this job: where a list before ended.")
+@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="Maximum number of jobs.")
+@click.option("--after", metavar="ID", help="Only jobs after this one: where the last list ended.")
 @json_option
 def jobs(status: str, prefix: str, since: datetime | None, limit: int, after: str | None, *, as_json: bool) -> int:
-    """List jobs, the last dropped first."""
+    """List jobs, newest first."""
     wanted = {each.strip() for each in status.split(",") if each.strip()}
     if not wanted <= STATUSES:
         raise click.UsageError(f"--status takes {', '.join(sorted(STATUSES))}.")
@@ -191,7 +193,7 @@ def jobs(status: str, prefix: str, since: datetime | None, limit: int, after: st
         table.add_row(*map(Text, (*texts, *map(str, numbers), money(row["cost"]))))
     open_console().print(table)
     if page.after:
-        _say(f"There are more: --after {page.after}")
+        _say(f"More jobs: --after {page.after}")
     return 0
 
 
@@ -199,7 +201,7 @@ def jobs(status: str, prefix: str, since: datetime | None, limit: int, after: st
 @click.argument("job", metavar="ID")
 @json_option
 def show(job: str, *, as_json: bool) -> int:
-    """Show where a job stands; a finished one's report."""
+    """Show the state of a job, or the report of a finished one."""
     detail = job_detail.show_job(_app(), job)
     _write(as_json, detail, outline(detail))
     return 0
@@ -209,7 +211,7 @@ def show(job: str, *, as_json: bool) -> int:
 @click.argument("job", metavar="ID")
 @json_option
 def cancel(job: str, *, as_json: bool) -> int:
-    """Cancel a job: what was not sent is not sent, what was answered is kept."""
+    """Cancel a job: lines that are not sent yet are not sent, and answers are kept."""
     from batch_fn.steps.cancelling import cancel as cancel_job
 
     _check_id(job)
@@ -246,11 +248,11 @@ def retry(job: str, *, wait: bool, out: Path | None, as_json: bool) -> int:
 @deployment_option
 @json_option
 def validate(files: tuple[Path, ...], deployment: str | None, *, as_json: bool) -> int:
-    """Check files as the app would, with no network: its findings, one a line, as the errors blob has them.
+    """Check files as the app does, without the network. Writes one finding per line, with the name of its file.
 
-    Needs no settings; those that are there count (ALLOWED_URLS, MAX_DROP_REQUESTS, MIXED_FILES ...).
+    No setting is needed; those that are set apply (ALLOWED_URLS, MAX_FINDINGS, MIXED_FILES ...).
     """
-    # Where storage and service are does not matter here.
+    # Storage and service are not used, but their settings must be there.
     given = {name: value for name, value in environment().items() if value.strip()}
     settings = Settings.read({"BatchStorage": "none", "AZURE_OPENAI_ENDPOINT": "https://none"} | given)
     results: list[dict[str, Any]] = []
@@ -265,17 +267,18 @@ def validate(files: tuple[Path, ...], deployment: str | None, *, as_json: bool) 
                 if as_json:
                     first += [each] if count <= REPORTED_FINDINGS else []
                 else:
-                    sys.stdout.buffer.write(msgspec.json.encode(each) + b"\n")
+                    found = {"file": _name(file)} | msgspec.structs.asdict(each)
+                    sys.stdout.buffer.write(msgspec.json.encode(found) + b"\n")
             sys.stdout.flush()
-            results.append({"file": str(file), "requests": requests, "finding_count": count, "findings": first})
-    found = any(result["finding_count"] for result in results)
+            results.append({"file": _name(file), "requests": requests, "finding_count": count, "findings": first})
+    rejected = any(result["finding_count"] for result in results)
     if as_json:
         _write(True, {"files": results}, [])
     else:
         for result in results:
-            good = f"{result['requests']:,} good lines, {result['finding_count']:,} findings"
-            _say(f"{printable(result['file'])}: {good}")
-    return 1 if found else 0
+            counts = f"{result['requests']:,} good lines, {result['finding_count']:,} findings"
+            _say(f"{printable(result['file'])}: {counts}")
+    return 1 if rejected else 0
 
 
 @commands.command()
@@ -283,18 +286,18 @@ def validate(files: tuple[Path, ...], deployment: str | None, *, as_json: bool) 
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("out"), show_default=True)
 @json_option
 def fetch(job: str, out: Path, *, as_json: bool) -> int:
-    """Bring a finished job's output, errors and report to disk."""
+    """Download the output, errors and report of a finished job."""
     app = _app()
     detail = job_detail.show_job(app, job)
     if detail["status"] not in Outcome:
-        raise CommandError(f"Job {job} is not finished yet. `python -m batch_fn show {job}` says where it stands.")
+        raise CommandError(f"Job {job} is not finished yet. `python -m batch_fn show {job}` shows its state.")
     files = save(app, detail, out)
     _write(as_json, {"job_id": job, "files": [*map(str, files)]}, [printable(str(file)) for file in files])
     return 0
 
 
 def _wait_for(app: App, drops: Mapping[str, str], out: Path | None, display: Display) -> list[JobDetail]:
-    """Return the jobs when all are done, each with the files that its results were brought into, if asked for."""
+    """Wait until the jobs are done. Return them, each with the files that its results were downloaded to, if any."""
     results: list[JobDetail] = []
     for detail in followed(app, drops, display):
         files = save(app, detail, out) if out else {}
@@ -309,6 +312,11 @@ def _write_results(results: list[JobDetail], *, as_json: bool) -> int:
         lines += [*summary(result), *(f"  {printable(file)}" for file in result["files"])]
     _write(as_json, {"jobs": results}, lines)
     return 0 if all(result["status"] == Outcome.SUCCEEDED for result in results) else 1
+
+
+def _name(file: Path) -> str:
+    """Return the name of a file as JSON can have it: bytes that are not UTF-8 become escapes."""
+    return str(file).encode(errors="backslashreplace").decode()
 
 
 def _check_id(job: str) -> None:

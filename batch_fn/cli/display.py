@@ -1,4 +1,4 @@
-"""What the command line shows: progress, and jobs as plain lines."""
+"""The output of the commands: progress, and jobs as plain lines."""
 
 import sys
 import time
@@ -13,16 +13,16 @@ from batch_fn.queries.job_detail import JobDetail
 DOING = {
     PartState.WAITING: "to be sent",
     PartState.CLAIMED: "being sent",
-    PartState.BUNDLED: "waiting for company",
+    PartState.BUNDLED: "waiting to be bundled",
     PartState.ENDED: "not sent",
     PartState.SETTLED: "not sent",
 }
-"""What becomes of a part that has no batch."""
+"""The state of a part that has no batch."""
 PLAIN_WIDTH = 160
 
 
 class Display:
-    """Shows what goes on: bars on a terminal, else a plain line for each change of state, with the seconds so far."""
+    """Shows progress: bars on a terminal, else a plain line for each change of state, with the seconds so far."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True, highlight=False)
@@ -34,7 +34,7 @@ class Display:
         self._said: dict[str, str] = {}
 
     def show(self, name: str, state: str, done: int = 0, total: int | None = None) -> None:
-        """Show how far something is."""
+        """Show the state of something, and how much of it is done."""
         name = printable(name)
         if self._bars is None:
             if self._said.get(name) != state:
@@ -57,7 +57,7 @@ class Display:
 
 
 def standing(detail: JobDetail) -> str:
-    """Return in a few words where a job stands."""
+    """Return the state of a job in a few words."""
     status, counts, progress = detail["status"], detail["counts"], detail["progress"]
     if status == Outcome.REJECTED:
         return f"{status}: {detail['finding_count']} findings, nothing was sent"
@@ -86,7 +86,7 @@ def done_count(detail: JobDetail) -> int:
 
 
 def summary(detail: JobDetail) -> list[str]:
-    """Return plain lines that say where a job stands, and what its findings are."""
+    """Return plain lines with the state of a job and its findings."""
     head = f"{detail['job_id']}  {printable(detail['input']['name'])}  {standing(detail)}"
     return [head, *(_finding(finding) for finding in detail["findings"])]
 
@@ -116,20 +116,20 @@ def _batch(batch: JobDetail) -> str:
 
 
 def _attempt(each: JobDetail) -> str:
-    """Return which attempt of a part that is, whether it became a batch or not."""
+    """Return the name of an attempt of a part, with or without a batch."""
     return f"  part {each['part']}, attempt {each['attempt']}, {printable(each['deployment'])}"
 
 
 def money(cost: float | None) -> str:
-    """Return a cost as text, `-` if it is not known."""
+    """Return a cost as text; `-` if it is unknown."""
     return "-" if cost is None else f"{cost:.6f}".rstrip("0").rstrip(".")
 
 
 def printable(text: str) -> str:
-    """Return the text with nothing in it that a terminal would obey: names and messages come from others."""
+    """Return the text without control characters: names and messages are not ours, and a terminal acts on those."""
     return "".join(each if each.isprintable() else each.encode("unicode_escape", "replace").decode() for each in text)
 
 
 def open_console() -> Console:
-    """Return the console to write to: as wide as the terminal, or wide enough to keep paths whole."""
+    """Return the console for tables: as wide as the terminal, or wide enough to keep paths whole."""
     return Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)

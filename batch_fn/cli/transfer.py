@@ -1,4 +1,4 @@
-"""Files go up into the inbox, jobs are followed, results come down."""
+"""Uploads files into the inbox, follows jobs, downloads results."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +18,7 @@ from batch_fn.storage.blob_streams import CHUNK_BYTES
 from batch_fn.validation.check import check
 
 FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS = 0.25, 5.0
-"""How long `--wait` waits between two looks: at first, and for a job that takes its time."""
+"""The pause of `--wait` between two looks: the first one, and the longest."""
 
 
 def upload(app: App, file: Path, name: str, deployment: str | None, display: Display) -> str:
@@ -27,7 +27,7 @@ def upload(app: App, file: Path, name: str, deployment: str | None, display: Dis
     metadata = {"deployment": deployment} if deployment else None
 
     def progress(done: int, _: int | None) -> None:
-        display.show(name, "is uploaded", done, size)
+        display.show(name, "uploading", done, size)
 
     with file.open("rb") as content:
         answer = app.blobs.drop_client(name).upload_blob(
@@ -37,7 +37,7 @@ def upload(app: App, file: Path, name: str, deployment: str | None, display: Dis
 
 
 def checked(file: Path, settings: Settings, deployment: str | None, display: Display) -> Iterator[Any]:
-    """Yield what the app finds in a file: a Request for each good line, else its Findings."""
+    """Yield the result of the app's check of a file: a Request for each good line, Findings for each other."""
     from batch_fn.steps.intake import rules_of, too_large
 
     size = file.stat().st_size
@@ -53,17 +53,17 @@ def _chunks(read: Callable[[int], bytes], name: str, size: int, display: Display
     while chunk := read(CHUNK_BYTES):
         yield chunk
         done += len(chunk)
-        display.show(name, "is checked", done, size)
+        display.show(name, "checking", done, size)
 
 
 def followed(app: App, drops: Mapping[str, str], display: Display) -> Iterator[JobDetail]:
-    """Yield each job as soon as it is finished. `drops`: what to call each, by its job's id."""
+    """Yield each job as soon as it is finished. `drops` has the name to show for each job id."""
     left, pause = dict(drops), FIRST_LOOK_SECONDS
     while left:
         for job, name in [*left.items()]:
             try:
                 detail = job_detail.show_job(app, job)
-            except NoSuchJobError:  # nobody has looked at the drop yet
+            except NoSuchJobError:  # the app has not read the drop yet
                 display.show(name, "dropped")
                 continue
             display.show(name, standing(detail), done_count(detail), detail["progress"]["requests"] or None)
@@ -76,7 +76,7 @@ def followed(app: App, drops: Mapping[str, str], display: Display) -> Iterator[J
 
 
 def listed(app: App, limit: int, after: str | None, **wanted: Any) -> JobsPage:
-    """Return as many jobs as asked for, if there are as many; `wanted` is what `overview.list_jobs` filters by."""
+    """Return up to `limit` jobs; `wanted` are the filters of `job_list.list_jobs`."""
     page = job_list.list_jobs(app, limit=limit, after=after, **wanted)
     found = page.jobs
     while page.after is not None and len(found) < limit:
@@ -86,7 +86,7 @@ def listed(app: App, limit: int, after: str | None, **wanted: Any) -> JobsPage:
 
 
 def save(app: App, detail: JobDetail, folder: Path) -> dict[Path, str]:
-    """Write a finished job's results below `folder`. Return each file with the place it came from, the report last.
+    """Write a finished job's results below `folder`. Return each file with the path of its blob, the report last.
 
     A file of an earlier fetch is deleted where the job has no such results any more: a retry may leave no errors.
     """
@@ -103,7 +103,7 @@ def save(app: App, detail: JobDetail, folder: Path) -> dict[Path, str]:
             continue
         file.parent.mkdir(parents=True, exist_ok=True)
         container, _, name = place.partition("/")
-        half = file.with_name(f"{file.name}.part")  # what has its own name is whole, whenever we are stopped
+        half = file.with_name(f"{file.name}.part")  # a file with its final name is complete
         with half.open("wb") as content:
             for chunk in app.blobs.read(container, name):
                 content.write(chunk)

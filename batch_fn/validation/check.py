@@ -10,7 +10,7 @@ from typing import Any
 from batch_fn.validation.custom_ids import CustomIds
 from batch_fn.validation.fast_path import LineTemplates, Match
 from batch_fn.validation.findings import TOO_MANY_DEPLOYMENTS, TOO_MANY_FINDINGS, Code, Finding
-from batch_fn.validation.line_rules import LINE_RULES, MISSING, is_allowed, kind_of, literal_paths, problems_of
+from batch_fn.validation.line_rules import LINE_RULES, MISSING, LineCheck, is_allowed, kind_of, literal_paths
 from batch_fn.validation.lines import Line, LineBlock, blocks
 from batch_fn.validation.requests import Request, RequestRun, Rules, body_characters, deployment_of
 from batch_fn.validation.strict_json import SHOWN, NotJsonError, parse, parse_if_flawless, shown
@@ -78,9 +78,9 @@ class _Drop:
         self.count = 0
         self.next_line = 1
         self._rules = rules
-        self._line_rules = LINE_RULES
+        self._line_check = LineCheck(LINE_RULES, rules)
         self._custom_ids = CustomIds(rules.max_requests)
-        self._templates = LineTemplates(literal_paths(self._line_rules))
+        self._templates = LineTemplates(literal_paths(LINE_RULES))
         self._url: tuple[str, int] | None = None  # the first valid one, and its line
         self._deployment: tuple[str, int] | None = None  # likewise
         self._deployments: set[str] = set()  # of a mixed drop, at most as many as it may have
@@ -140,15 +140,15 @@ class _Drop:
         if request is None:
             return _findings(line.number, problems, None)
         custom_id = _custom_id(request, problems)
-        problems += [(Code.INVALID_REQUEST, each) for each in problems_of(request, rules, self._line_rules)]
+        problems += [(Code.INVALID_REQUEST, each) for each in self._line_check.problems(request)]
         body, url = request.get("body"), request.get("url")
         url = url if is_allowed(url, rules) else None
         deployment, filled = None, False
         if isinstance(body, dict):
             deployment, filled = deployment_of(body.get("model"), rules.deployment)
         self._compare(line.number, custom_id, url, deployment, problems)
-        if self._rules.mixed and deployment is not None:
-            deployment = self._within_limit(deployment, problems)
+        if rules.mixed and deployment is not None and deployment not in self._deployments:
+            deployment = self._one_more(deployment, problems)
         if problems or self.count > rules.max_requests or custom_id is None or url is None or deployment is None:
             return _findings(line.number, problems, custom_id)
         characters = body_characters(line.raw)
@@ -179,13 +179,11 @@ class _Drop:
             if deployment != self._deployment[0]:
                 problems.append((Code.MODEL_MISMATCH, _mismatch("body.model", deployment, *self._deployment)))
 
-    def _within_limit(self, deployment: str, problems: _Problems) -> str | None:
-        """Return the deployment, None if the drop has as many others as it may have. The first such line is a problem.
+    def _one_more(self, deployment: str, problems: _Problems) -> str | None:
+        """Return a deployment that no line had before, None if that is one too many; the first such is a problem.
 
-        Templates need no such check: each has a deployment of an accepted line.
+        Runs need no such check: the deployment of a template is that of an accepted line.
         """
-        if deployment in self._deployments:
-            return deployment
         limit = self._rules.max_deployments
         if len(self._deployments) < limit:
             self._deployments.add(deployment)

@@ -5,19 +5,19 @@ from hashlib import blake2b
 from batch_fn.validation.compact_map import CompactMap
 
 LONGEST_KEPT = 64  # bytes: the longest custom_id that one of the services documents; ids are mostly shorter
-MOST_KEPT = 100_000  # of them as they are: those of a file that the service takes whole; 10 MB
+MOST_KEPT = 100_000  # ids kept as they are: those of a file that the service takes whole; 10 MB
 _LINE = 5  # bytes
 
 type _Lines = int | tuple[int, list[bytes]]
-"""The line of an id; or, of those that came together, the first one's, and all of them."""
+"""Either the line number of one id, or (first line, ids) for a run of ids added together."""
 
 
 class CustomIds:
     """The first `limit` custom_ids of a drop, in UTF-8, each with its line: exact, and bounded in memory.
 
-    Up to MOST_KEPT are kept in a dict, which takes about 100 bytes for each and is the fastest. If there are more, all
-    are kept as digests: about 20 bytes for each, so 20 MB for a million.
-    Past the limit a drop is rejected anyway: repetitions of the ids kept are still found, and none is added.
+    Up to MOST_KEPT are kept in a dict, which takes about 100 bytes for each and is fastest. If there are more, all are
+    kept as digests: about 20 bytes for each, so 20 MB for a million. A drop past the limit is rejected anyway: repeated
+    ids are still found among those kept, and no more are added.
     """
 
     def __init__(self, limit: int) -> None:
@@ -26,7 +26,7 @@ class CustomIds:
         self._digests: CompactMap | None = None
 
     def first_line(self, custom_id: bytes, line: int) -> int:
-        """Return the line that had `custom_id` first, which is `line` if none before it had."""
+        """Return the first line with `custom_id`; that is `line` if no line before it has the id."""
         key = _key(custom_id)
         first = self._line(key)
         if first is not None:
@@ -42,9 +42,9 @@ class CustomIds:
         return line
 
     def are_new(self, custom_ids: list[bytes], line: int) -> bool:
-        """Return whether none of these was used before; they are those of the lines from `line` on.
+        """Return whether these ids, of the lines from `line` on, are all new; if so, add them.
 
-        If one was, or they go past the limit, `first_line` says so of each: to ask it again does no harm.
+        If one is not, or they go past the limit, ask `first_line` for each: to ask again does no harm.
         """
         count = len(custom_ids)
         if count > self._room:
@@ -65,7 +65,7 @@ class CustomIds:
         return _line_of(key, self._lines.get(key))
 
     def _move(self) -> None:
-        """Keep digests from now on."""
+        """Move the ids from the dict to digests."""
         self._digests = CompactMap(_LINE, self._limit)
         while self._lines:
             key, lines = self._lines.popitem()
@@ -78,7 +78,7 @@ def _line_of(key: bytes, lines: _Lines | None) -> int | None:
 
 
 def _key(custom_id: bytes) -> bytes:
-    """Return what a custom_id is known by: itself, or if it is long, one byte more than those that are not."""
+    """Return the key of a custom_id: the id itself, or for a long one a digest that is longer than any short id."""
     if len(custom_id) <= LONGEST_KEPT:
         return custom_id
     return b"\0" + blake2b(custom_id, digest_size=LONGEST_KEPT).digest()

@@ -65,30 +65,59 @@ def literal_paths(table: tuple[LineRule, ...]) -> frozenset[Path]:
     return frozenset(path for rule in table for path in rule.values)
 
 
-def problems_of(request: dict[str, Any], rules: Rules, table: tuple[LineRule, ...]) -> Iterator[str]:
-    """Yield what each rule in `table` finds wrong with a request, in the order of the table."""
-    for problem, values, kinds in table:
-        arguments: list[Any] = []
-        for path in values:
-            value = value_at(request, path)
-            if value is _NO_PARENT:
-                break
-            arguments.append(value)
-        else:
-            for path in kinds:
-                value = value_at(request, path)
-                if value is _NO_PARENT:
-                    break
-                arguments.append(kind_of(value))
-            else:
-                found = problem(rules, *arguments)
-                if found is not None:
-                    yield found
+class LineCheck:
+    """The rules of a table, prepared for the lines of one drop.
+
+    What the rules read is looked up once for each line. A line in which they read the same as in the last line without
+    a problem has none either: that is most lines.
+    """
+
+    def __init__(self, table: tuple[LineRule, ...], rules: Rules) -> None:
+        values = dict.fromkeys(path for rule in table for path in rule.values)
+        kinds = dict.fromkeys(path for rule in table for path in rule.kinds)
+        paths = list(values | kinds)
+        self._parents = [
+            (parent, [(paths.index(path), path[-1]) for path in paths if path[:-1] == parent])
+            for parent in dict.fromkeys(path[:-1] for path in paths)
+        ]
+        self._values, self._kinds = [*map(paths.index, values)], [*map(paths.index, kinds)]
+        self._no_parents: list[Any] = [_NO_PARENT] * len(paths)
+        self._table, self._rules = table, rules
+        self._paths = paths
+        self._good: object = None
+
+    def problems(self, request: dict[str, Any]) -> list[str]:
+        """Return what each rule finds wrong with a request, in the order of the table."""
+        found = self._no_parents.copy()
+        for parent, members in self._parents:
+            holder = value_at(request, parent)
+            if type(holder) is dict:
+                for index, key in members:
+                    found[index] = holder.get(key, MISSING)
+        # A type and whether a value is empty or false tell more than a kind.
+        values = [found[index] for index in self._values]
+        read = (values, [*map(type, found)], [not found[index] for index in self._kinds])
+        if read == self._good:
+            return []
+        problems = [*self._all_problems(dict(zip(self._paths, found, strict=True)))]
+        if not problems and not any(isinstance(value, list | dict) for value in values):  # [1] equals [True]
+            self._good = read
+        return problems
+
+    def _all_problems(self, found: dict[Path, Any]) -> Iterator[str]:
+        for rule in self._table:
+            if any(found[path] is _NO_PARENT for path in (*rule.values, *rule.kinds)):
+                continue
+            values = (found[path] for path in rule.values)
+            kinds = (kind_of(found[path]) for path in rule.kinds)
+            problem = rule.problem(self._rules, *values, *kinds)
+            if problem is not None:
+                yield problem
 
 
 def kind_of(value: object) -> Kind:
     """Return the kind of a JSON value, or of MISSING."""
-    if value is True or value is False:
+    if isinstance(value, bool):
         return Kind.TRUE if value else Kind.FALSE
     if isinstance(value, list):
         return Kind.ARRAY if value else Kind.EMPTY_ARRAY
@@ -107,11 +136,11 @@ _NO_PARENT = object()
 
 
 def value_at(request: dict[str, Any], path: Path) -> Any:
-    """Return the value at `path`, MISSING if its last key is not there, _NO_PARENT if what should hold it is not."""
+    """Return the value at `path`, MISSING if there is none."""
     value: Any = request
     for key in path:
         if type(value) is not dict:
-            return _NO_PARENT
+            return MISSING
         value = value.get(key, MISSING)
     return value
 
@@ -164,8 +193,11 @@ def _messages(rules: Rules, url: object, messages: Kind) -> str | None:
     return f"body.messages is missing, empty or not a list. Set it: {url} needs at least one message."
 
 
+_NOTHING = (Kind.MISSING, Kind.NULL)
+
+
 def _input(rules: Rules, url: object, given: Kind) -> str | None:
-    if not is_allowed(url, rules) or not str(url).endswith("/responses") or given not in {Kind.MISSING, Kind.NULL}:
+    if not is_allowed(url, rules) or not str(url).endswith("/responses") or given not in _NOTHING:
         return None
     return f"body.input is missing. Set it: {url} needs an input."
 

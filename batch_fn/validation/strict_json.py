@@ -1,5 +1,6 @@
-"""JSON as the standard has it, and no more: what another parser might refuse or misread is found, and named."""
+"""Parses strict JSON: what another parser might refuse or read in another way is a problem, with a sentence."""
 
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ import msgspec
 
 MAX_DEPTH = 100  # levels of objects and arrays in one line; real requests (tools with JSON schemas) use fewer than 30
 SHOWN = 100  # characters of a drop's own text that may appear in a message
+MAX_REPEATED_KEYS = 100  # of one line that are reported
 
 
 class NotJsonError(ValueError):
@@ -16,7 +18,7 @@ class NotJsonError(ValueError):
 
 
 class Parsed(msgspec.Struct):
-    """A line's value, and the problems that did not stop it from being read: repeated keys, lone surrogates."""
+    """A line's value, and the problems that do not stop the parser: repeated keys, lone surrogates."""
 
     value: Any
     problems: list[str]
@@ -29,19 +31,19 @@ def shown(text: str) -> str:
 
 
 def parse(raw: bytes, offset: int) -> Parsed:
-    """Return what the line `raw`, which begins at byte `offset` of the drop, holds.
+    """Return the value of the line `raw`, which begins at byte `offset` of the drop.
 
-    Numbers are returned as floats, since nobody looks at their value. Raises NotJsonError.
+    All numbers are floats. Raises NotJsonError.
     """
     text = _decoded(raw, offset)
     if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _too_deep(raw):
         raise NotJsonError(f"The line is nested more than {MAX_DEPTH} levels deep. Flatten the request.")
-    repeated: list[str] = []
+    repeated: dict[str, None] = {}
 
     def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
-        if len(found) != len(pairs):
-            repeated.extend(_repeated_keys(pairs))
+        if len(found) != len(pairs) and len(repeated) < MAX_REPEATED_KEYS:
+            repeated.update(dict.fromkeys(itertools.islice(_repeated_keys(pairs), MAX_REPEATED_KEYS)))
         return found
 
     # A number of more than 4300 digits is valid JSON, but int() refuses it; float() does not.
@@ -50,18 +52,19 @@ def parse(raw: bytes, offset: int) -> Parsed:
         value = decoder.decode(text)
     except json.JSONDecodeError as error:
         raise NotJsonError(_syntax(text, error)) from None
-    return Parsed(value, [*map(_repeated, dict.fromkeys(repeated)), *_lone_surrogates(text)])
+    keys = itertools.islice(repeated, MAX_REPEATED_KEYS)
+    return Parsed(value, [*map(_repeated, keys), *_lone_surrogates(text)])
 
 
 def parse_if_flawless(raw: bytes) -> dict[str, Any] | None:
-    """Return the object that the line `raw` holds, or None: then `parse` has to say what there is, and what is wrong.
+    """Return the object that the line `raw` holds; None if `parse` must say what it holds and what is wrong.
 
-    This is for speed: most lines have nothing wrong. msgspec refuses all that `parse` refuses or reports, except
-    repeated keys and depth, which are looked for here.
+    This is faster, and most lines have no problem. msgspec refuses all that `parse` refuses or reports, except repeated
+    keys and depth, which are checked here.
 
     Of a repeated key, decoding keeps one value and drops the others, and with them at least the key's two quotes. So if
-    the decoded value accounts for every quote in the line, nothing was dropped: each key and each string has two around
-    it, and those in it, which are as many decoded as they were escaped, unless one was written as \\u0022.
+    the decoded value accounts for every quote in the line, nothing was dropped: each key and each string has two quotes
+    around it, and its own quotes are as many decoded as escaped, unless one is written as \\u0022.
     """
     try:
         value = _DECODER.decode(raw)
@@ -91,7 +94,7 @@ def parse_if_flawless(raw: bytes) -> dict[str, Any] | None:
 
 
 def _quotes_in_strings(containers: list[Any]) -> int:
-    """Return how many quotes the strings in these arrays and objects hold; those in keys, which are rare, left out."""
+    """Return the number of quotes within the strings of these arrays and objects. Keys rarely have one."""
     count = 0
     for container in containers:
         for member in container.values() if type(container) is dict else container:
@@ -115,7 +118,7 @@ _STRINGS_AND_BRACKETS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[{]|[\]}]', re.DOT
 
 
 def _too_deep(raw: bytes) -> bool:
-    """Return whether more than MAX_DEPTH brackets are open at once, brackets within strings left out."""
+    """Return whether more than MAX_DEPTH brackets are open at once; brackets within strings do not count."""
     depth = 0
     for match in _STRINGS_AND_BRACKETS.finditer(raw):
         token = match[0]
@@ -133,7 +136,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _syntax(text: str, error: json.JSONDecodeError) -> str:
-    """Return where the JSON breaks, in the words a user can act on."""
+    """Return where the JSON breaks, as a sentence that a user can act on."""
     problem = error.msg.removesuffix(" at")
     if error.pos >= len(text.rstrip(" \t\r")) or error.msg.startswith("Unterminated string"):
         return (
@@ -148,23 +151,24 @@ def _syntax(text: str, error: json.JSONDecodeError) -> str:
 
 
 def _repeated_keys(pairs: list[tuple[str, Any]]) -> Iterator[str]:
-    seen: set[str] = set()
+    """Yield each key that appears more than once, once."""
+    times: dict[str, int] = {}
     for key, _ in pairs:
-        if key in seen:
+        times[key] = times.get(key, 0) + 1
+        if times[key] == 2:
             yield key
-        seen.add(key)
 
 
 def _repeated(key: str) -> str:
     return f'The key "{shown(key)}" appears more than once in one object. Keep one of them.'
 
 
-# In JSON that was accepted, every backslash begins one of these: a pair of surrogates, a lone one, or another escape.
+# In valid JSON every backslash begins one of these: a pair of surrogates, a lone surrogate, or another escape.
 _ESCAPES = re.compile(r"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F]..)|.)", re.DOTALL)
 
 
 def _lone_surrogates(text: str) -> Iterator[str]:
-    """Yield one problem for the first escape that is half a character, the only way to have one in a UTF-8 line."""
+    """Yield one problem for the first lone surrogate: in a UTF-8 line it can only be an escape."""
     if "\\ud" not in text and "\\uD" not in text:
         return
     for match in _ESCAPES.finditer(text):

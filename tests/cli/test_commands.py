@@ -1,6 +1,7 @@
 """What the command line does without storage: it validates, takes settings, and says what is wrong in a sentence."""
 
 import json
+import os
 from pathlib import Path
 
 import msgspec
@@ -49,6 +50,42 @@ def test_findings_are_those_of_the_app_line_by_line(capfd: pytest.CaptureFixture
     found = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
     checked = [each for each in check([BAD.read_bytes()], Rules(mixed=True)) if hasattr(each, "code")]
     assert [(each["line"], each["code"]) for each in found] == [(each.line, each.code) for each in checked]
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_each_finding_says_which_file_it_is_of(
+    elsewhere: Path, capfd: pytest.CaptureFixture[str], *, as_json: bool
+) -> None:
+    first, second = elsewhere / "first.jsonl", elsewhere / "second.jsonl"
+    first.write_bytes(b"x\n")
+    second.write_bytes(b"y\nz\n")
+    assert main(["validate", str(first), str(second), *(["--json"] if as_json else [])]) == 1
+    out = capfd.readouterr().out
+    if as_json:
+        found = [(file["file"], each["line"]) for file in json.loads(out)["files"] for each in file["findings"]]
+    else:
+        found = [(each["file"], each["line"]) for each in map(json.loads, out.splitlines())]
+    assert found == [(str(first), 1), (str(second), 1), (str(second), 2)]
+
+
+def test_a_file_whose_name_is_not_utf8_can_be_validated(elsewhere: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file = elsewhere / os.fsdecode(b"monday-\xff.jsonl")
+    file.write_bytes(b"x\n")
+    for arguments in ([], ["--json"]):
+        assert main(["validate", str(file), *arguments]) == 1
+        assert r"monday-\\udcff.jsonl" in capfd.readouterr().out
+
+
+def test_a_file_with_more_findings_than_the_limit_is_not_read_on(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MAX_FINDINGS", "3")
+    file = elsewhere / "long.jsonl"
+    file.write_bytes(b"x\n" * 1_000)
+    assert main(["validate", str(file)]) == 1
+    *found, last = map(json.loads, capfd.readouterr().out.splitlines())
+    assert (len(found), last["code"], last["line"]) == (3, "too_many_findings", 4)
+    assert "MAX_FINDINGS" in last["message"]
 
 
 def test_json_is_one_document_for_all_files(capfd: pytest.CaptureFixture[str]) -> None:
@@ -171,7 +208,7 @@ SETTLED = a_part(state=PartState.SETTLED, batch_id="b", batch_status="completed"
         (
             a_job(state=JobState.ACCEPTED),
             [OPEN, a_part(number=2, state=PartState.BUNDLED), a_part(number=3, state=PartState.CLAIMED)],
-            "accepted, 3/20, 1 failed so far: 1 in_progress; 1 waiting for company; 1 being sent",
+            "accepted, 3/20, 1 failed so far: 1 in_progress; 1 waiting to be bundled; 1 being sent",
         ),
         (
             a_job(state=JobState.ACCEPTED),

@@ -132,6 +132,7 @@ def test_a_job_is_cancelled_and_says_so(terminal: Terminal, held: Bench) -> None
 
 
 def test_an_interrupt_is_clean_and_the_job_goes_on(terminal: Terminal, held: Bench) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in a shell's background it is ignored, by children too
     process = terminal.start("drop", terminal.file("long.jsonl", jsonl(*lines(2))), "--wait")
     assert process.stderr is not None
     seen = (line for line in process.stderr if "dropped" in line or "accepted" in line)

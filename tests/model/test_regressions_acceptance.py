@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from unittest.mock import patch
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batch_fn.settings import Settings
 from batch_fn.validation.requests import PLACEHOLDER
-from tests.model.fakes import FakeService
+from tests.model.fakes import FakeService, FakeWriter
 from tests.model.machine import NAMES, Delivery, Pipeline
 from tests.model.world import ON_BLOBS, SETTINGS, Answer, End, World
 
@@ -110,3 +111,101 @@ def test_each_line_that_is_sent_has_its_deployment_as_its_model(
     assert {line["custom_id"] for _, line in sent} == {line["custom_id"] for line in lines}
     for deployment, line in sent:
         assert line["body"]["model"] == deployment  # type: ignore[index]
+
+
+LIMIT = 400
+"""MAX_LINE_BYTES of these tests."""
+
+
+def _line_of(custom_id: str, model: str | None, size: int) -> Line:
+    """Return a line of exactly so many bytes."""
+    short = len(json.dumps(_line(custom_id, model, padding=1)))
+    return _line(custom_id, model, padding=size - short + 1)
+
+
+@pytest.mark.parametrize("missing", range(10))
+@pytest.mark.parametrize("bundle_seconds", [0, 20])
+def test_a_line_of_the_longest_size_that_is_accepted_is_sent(missing: int, bundle_seconds: int) -> None:
+    """A picked line has its number before it, and a line that is filled in has its model on top."""
+    models = [FILLED_IN, "other", None, "other"]
+    lines = [_line_of(f"id{n}", model, LIMIT - missing) for n, model in enumerate(models)]
+    assert {len(json.dumps(line)) for line in lines} == {LIMIT - missing}
+    with _pipeline(replace(SETTINGS, max_line_bytes=LIMIT, bundle_seconds=bundle_seconds)) as pipeline:
+        _dropped(pipeline, _jsonl(lines), {"deployment": FILLED_IN})
+        assert pipeline.world.parts()
+        _all_is_sent(pipeline)
+        _all_fails(pipeline, Answer.TRIPPED)
+        assert all(job.status != "rejected" for job in pipeline.world.history.values())
+
+
+@pytest.mark.parametrize("steps", range(4))
+def test_limits_that_are_lowered_make_no_difference_to_accepted_jobs(steps: int) -> None:
+    lines = [_line_of(f"id{n}", [FILLED_IN, "other"][n % 2], LIMIT) for n in range(6)]
+    lowered = replace(
+        SETTINGS, max_line_bytes=1, max_drop_bytes=1, max_drop_requests=1, max_deployments=1, mixed_files="reject"
+    )
+    lowered = replace(lowered, allowed_urls=frozenset({"/responses"}))
+    with _pipeline() as pipeline:
+        _dropped(pipeline, _jsonl(lines))
+        changes: list[Callable[[], object]] = [
+            lambda: _all_is_sent(pipeline),
+            lambda: _all_fails(pipeline, Answer.TRIPPED),
+            lambda: pipeline.a_user_retries_a_job(pick=0, luck=None),
+        ]
+        for change in changes[:steps]:
+            change()
+        pipeline.world.settings = lowered
+        for change in changes[steps:]:
+            change()
+        assert not pipeline.world.broken
+        assert len(pipeline.world.versions) == 1
+
+
+def test_the_errors_blob_has_every_finding_up_to_the_limit() -> None:
+    with _pipeline(replace(SETTINGS, max_findings=50)) as pipeline:
+        _dropped(pipeline, b"x\n" * 1_000)
+        (job,) = pipeline.world.history.values()
+        errors = [json.loads(each) for each in _blob(pipeline, SETTINGS.errors_container).splitlines()]
+    assert (job.status, job.finding_count) == ("rejected", 51)
+    assert [each["line"] for each in errors] == [*range(1, 52)]
+    assert errors[-1]["code"] == "too_many_findings"
+
+
+def test_a_drop_with_too_many_deployments_is_rejected() -> None:
+    lines = [_line(f"id{n}", f"deployment{n % 4}") for n in range(12)]
+    with _pipeline(replace(SETTINGS, max_deployments=3)) as pipeline:
+        _dropped(pipeline, _jsonl(lines))
+        (job,) = pipeline.world.history.values()
+        (error,) = [json.loads(each) for each in _blob(pipeline, SETTINGS.errors_container).splitlines()]
+    assert (job.status, error["code"], error["line"]) == ("rejected", "too_many_deployments", 4)
+
+
+def test_as_many_writers_are_open_as_the_drop_has_deployments_whatever_the_number_of_its_parts() -> None:
+    lines = [_line(f"id{n}", f"deployment{n % 3}") for n in range(60)]
+    is_open = most = 0
+    enter, leave = FakeWriter.__enter__, FakeWriter.__exit__
+
+    def entered(writer: FakeWriter) -> FakeWriter:
+        nonlocal is_open, most
+        is_open += 1
+        most = max(most, is_open)
+        return enter(writer)
+
+    def left(writer: FakeWriter, *error: object) -> None:
+        nonlocal is_open
+        is_open -= 1
+        leave(writer, *error)  # type: ignore[arg-type]
+
+    with (
+        _pipeline() as pipeline,
+        patch.object(FakeWriter, "__enter__", entered),
+        patch.object(FakeWriter, "__exit__", left),
+    ):
+        _dropped(pipeline, _jsonl(lines))
+        assert len(pipeline.world.parts()) > 10
+        assert (is_open, most) == (0, 3)
+
+
+def _blob(pipeline: Pipeline, container: str) -> bytes:
+    (content,) = [blob.content for (each, _), blob in pipeline.world.blobs.items() if each == container]
+    return content

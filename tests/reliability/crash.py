@@ -66,9 +66,6 @@ SETTINGS = {
     "SETTLE_SECONDS": "35",
 }
 
-SLACK = 3
-"""One life may make so many calls fewer than another: time decides over some, and it passes on a busy machine too."""
-
 MOST_COMPLAINTS = 12
 """How many are told of one outcome."""
 
@@ -207,9 +204,7 @@ def _take_answer(dropped: Dropped, story: Story, answer: Answer) -> list[str]:
 
 
 def _wrong_death(life: Life, death: Death) -> list[str]:
-    """A death that did not come as planned proves nothing; a life that was over just before its last calls is whole."""
-    if life.quiet and len(life.calls) >= death.call - SLACK:
-        return []
+    """A death that did not come as planned proves nothing."""
     if life.exit_code != KILLED or len(life.calls) < death.call:
         return [f"it should have died at call {death.call}, but ended with {life.exit_code} after {len(life.calls)}"]
     return []

@@ -2,7 +2,7 @@
 
 It plays the Functions host, single-threaded so that every run makes the same calls: it delivers the drop and the
 messages of the real queues to the functions that function_app.py names, ticks, and brings what a user asks. It plays
-time: where nothing moves, the app's clock is put forward instead of waited for. And it plays the service's workers,
+time: the app's clock stands still, and is put forward where nothing moves. And it plays the service's workers,
 while the emulator's own are held. What it does as these is not counted; what the app asks of storage and service is.
 
 A driver is a fork of a process that has imported everything but holds nothing of the app: a life costs no start, and
@@ -215,18 +215,18 @@ def _service_call(request: Any) -> str:
 
 
 class _Clock:
-    """The app's clock, which can be put forward."""
+    """The app's clock, which goes only when it is put forward: a busy machine lets no claim end."""
 
     def __init__(self) -> None:
-        self._ahead = timedelta()
-        self._real_now = clock.now
-        clock.now = self._now
+        self._now = clock.now()
+        clock.now = self._tell
 
     def leap(self, seconds: float) -> None:
-        self._ahead += timedelta(seconds=seconds)
+        self._now += timedelta(seconds=seconds)
 
-    def _now(self) -> datetime:
-        return self._real_now() + self._ahead
+    def _tell(self) -> datetime:
+        self._now += timedelta(milliseconds=1)  # no two moments are the same
+        return self._now
 
 
 class _Driver:
