@@ -14,7 +14,7 @@ from batch_fn.core.admission import Decision, Reason
 from batch_fn.core.batches import REQUEST_TOO_LARGE, ServiceCallError, ServiceError
 from batch_fn.core.jobs import Job, Part, PartState
 from batch_fn.core.planning import Limits, split
-from batch_fn.core.waits import Wait
+from batch_fn.core.waits import ENVIRONMENT, OWN_ERROR, Wait
 from batch_fn.runtime import clock, log
 from batch_fn.runtime.memory import large_step_lock
 from batch_fn.steps import lost_create, part_moves, quota, refusals, trouble
@@ -22,6 +22,7 @@ from batch_fn.steps.bundling import build_bundle
 from batch_fn.steps.cancelling import NOT_SENT, unwanted
 from batch_fn.steps.ownership import delete_orphaned_work
 from batch_fn.steps.restoring import restore_lines
+from batch_fn.storage.environment import describe, is_environmental
 from batch_fn.storage.part_lines import InputGoneError, input_blob_of, read_range, upload_content
 from batch_fn.storage.rows import TRANSACTION_LIMIT, ActiveJob, Change, ConflictError, Stored
 from batch_fn.validation.findings import INPUT_GONE
@@ -40,7 +41,13 @@ def submit(app: App, job_id: str, key: str) -> None:
         return
     with large_step_lock(stored.row.bytes) as at_once:
         if at_once:
-            _submit(app, active, stored)
+            try:
+                _submit(app, active, stored)
+            except Exception as error:
+                if not is_environmental(error):
+                    raise
+                with contextlib.suppress(ConflictError):  # the part has moved on: the tick goes on with it
+                    _wait_for_environment(app, stored, error)
         else:  # while waiting for the lock, the rows may have changed
             submit(app, job_id, key)
 
@@ -106,8 +113,15 @@ def _send(app: App, job: Job, stored: Stored[Part], *, cancelled: bool) -> None:
     except ConflictError:
         raise
     except Exception as error:
-        trouble.wait_out(app, stored, Wait(reason="error", message=type(error).__name__))
-        raise
+        if not is_environmental(error):
+            trouble.wait_out(app, stored, Wait(reason=OWN_ERROR, message=type(error).__name__))
+            raise
+        _wait_for_environment(app, stored, error)
+
+
+def _wait_for_environment(app: App, stored: Stored[Part], error: Exception) -> None:
+    """Make a part wait after an error that another part would meet, too; it uses no attempt and counts no poisoning."""
+    trouble.wait_out(app, stored, Wait(reason=ENVIRONMENT, message=describe(error)))
 
 
 def _input_gone(app: App, job: Job, stored: Stored[Part], gone: InputGoneError) -> None:

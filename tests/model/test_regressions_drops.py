@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from azure.core.exceptions import HttpResponseError
 
-from batch_fn.core.jobs import Job
+from batch_fn.core.jobs import Job, PartState
 from batch_fn.core.waits import ENVIRONMENT
 from batch_fn.queries.job_detail import show_job
 from batch_fn.steps import intake
@@ -22,15 +22,15 @@ from batch_fn.storage.blobs import ArchiveGoneError
 from batch_fn.storage.queues import Message, encode
 from tests.model.fakes import FakeBlobs, new_process
 from tests.model.faults import Turn
-from tests.model.machine import NAMES, Pipeline
+from tests.model.machine import NAMES, Pipeline, PipelineOnBlobs
 from tests.model.world import SETTINGS, Answer, Batch, End
 
 RESEND = SETTINGS.resend_seconds
 
 
 @contextlib.contextmanager
-def _pipeline() -> Iterator[Pipeline]:
-    pipeline = Pipeline()
+def _pipeline(mode: type[Pipeline] = Pipeline) -> Iterator[Pipeline]:
+    pipeline = mode()
     try:
         yield pipeline
         pipeline.no_rule_is_broken()
@@ -109,6 +109,34 @@ def test_a_mixed_drop_waits_while_the_work_container_cannot_be_written(monkeypat
             _fails(trouble, "writer", _storage_answers(404))
             _an_hour_passes(pipeline)
             assert _job(pipeline).waiting_since is not None
+
+
+@pytest.mark.parametrize("error", [_storage_answers(403), _storage_answers(500), OSError(28, "No space left")])
+@pytest.mark.parametrize("mode", [Pipeline, PipelineOnBlobs])
+def test_a_part_waits_while_its_lines_cannot_be_read_or_written(
+    monkeypatch: pytest.MonkeyPatch, mode: type[Pipeline], error: Exception
+) -> None:
+    """Three poisonings ended it as not_processed, though another file would have met the same error."""
+    with _pipeline(mode) as pipeline:
+        pipeline.a_user_drops_a_file(name=NAMES[0], kind="two lines")
+        pipeline.the_event_of_a_drop_comes(name=NAMES[0], luck=None)
+        job = _job(pipeline)
+        with monkeypatch.context() as trouble:
+            for method in ("read", "version"):
+                _fails(trouble, method, error)
+            for _ in range(5):
+                _an_hour_passes(pipeline)
+                (part,) = pipeline.world.parts()
+                body = encode(Message(job.job_id, part=part.key)).encode()
+                pipeline._run(lambda app, body=body: poisoned_message(app, body), Turn())  # type: ignore[misc]
+            (part,) = pipeline.world.parts()
+            assert part.state is PartState.WAITING
+            assert part.poisoned == 0
+            assert part.wait is not None
+            assert part.wait.reason == ENVIRONMENT
+        for _ in range(3):
+            _an_hour_passes(pipeline)
+        assert pipeline.world.open_batches()
 
 
 @pytest.mark.parametrize("report_too", [False, True])
