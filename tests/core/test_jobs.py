@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from batch_fn.core.batches import ServiceBatch, ServiceError, failed_for_good
 from batch_fn.core.jobs import InvalidTransitionError, Outcome, PartState, Usage, estimated_tokens
-from batch_fn.core.report import outcome
 from batch_fn.core.names import BLOB_NAME_LIMIT, FILE_NAME, SEGMENT_LIMIT, job_id, new_bundle_id, result_path
-from batch_fn.core.report import service_findings
+from batch_fn.core.report import outcome, service_findings
 from batch_fn.validation.findings import Finding
 from tests.conftest import JOB_ID, NOON, a_job, a_part
 
