@@ -2,7 +2,7 @@
 
 import functools
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,18 @@ if TYPE_CHECKING:
     from batch_fn.storage.blobs import Blobs
     from batch_fn.storage.queues import Queues
     from batch_fn.storage.tables import Tables
+
+
+@dataclass
+class TickMemory:
+    """What one tick leaves to the next in the same process, to save calls; no decision depends on it."""
+
+    undeletable: set[str] = field(default_factory=set)
+    """Ids of finished jobs whose drops stay in the inbox: they need no second look."""
+    poison_since: dict[str, datetime] = field(default_factory=dict)
+    """Since when each poison queue was found not empty at every look."""
+    poison_looked_at: datetime | None = None
+    """When the poison queues were looked at last."""
 
 
 @dataclass(frozen=True)
@@ -73,14 +85,9 @@ class App:
         )
 
     @cached_property
-    def undeletable(self) -> set[str]:
-        """Ids of finished jobs whose drops stay in the inbox: they need no second look in this process."""
-        return set()
-
-    @cached_property
-    def poison_since(self) -> dict[str, datetime]:
-        """Since when the ticks of this process have found each poison queue not empty."""
-        return {}
+    def tick_memory(self) -> "TickMemory":
+        """What the ticks of this process remember of one another."""
+        return TickMemory()
 
     @cached_property
     def openai(self) -> "OpenAIBatches":

@@ -151,7 +151,7 @@ def test_every_field_of_the_report_is_explained() -> None:
     now = datetime.now(UTC)
     estimate = Estimate(0, None)
     job = Job(job_id="", due=now, container="", name="", etag="", bytes=0, dropped_at=now, estimate=estimate)
-    outputs: dict[str, str | None] = {"output": None, "errors": None, "archive": None}
+    outputs: dict[str, str | None] = {"output": None, "errors": None, "unmatched": None, "archive": None}
     whole = report(job, status=Outcome.SUCCEEDED, succeeded=0, failed=0, findings=[], finding_count=0, outputs=outputs)
     names = list[str]()
     for name, value in msgspec.to_builtins(whole).items():

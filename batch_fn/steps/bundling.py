@@ -1,11 +1,11 @@
-"""Small parts that wait for the same deployment and url share one batch: the service's own advice is few large files.
+"""Small parts that wait for the same deployment and url share one batch: the service advises few large files.
 
-A *bundle* is a job of our own making whose one part carries the lines of its *members*, parts of other jobs. It goes
-to the service, and is settled, like any part; then each member gets its own results.
+A *bundle* is a job that the app makes. Its one part carries the lines of its *members*, which are parts of other jobs.
+It is sent and settled like any other part; then each member gets its own results.
 
-Who rides is decided by one write. The bundle's row is entered first, then the members are claimed for it, then the row
-is changed to name them, together with the part that carries them. A bundle that never came to that is broken up by the
-tick, with a change to the same row: only one of the two can be made, so no member rides in a batch and goes alone too.
+One write decides which parts are members. The bundle's row is inserted first, then the members are claimed for it, then
+the row is changed to name them, together with the part that carries them. The tick dissolves a bundle that did not get
+that far, with a change to the same row: only one of the two changes can be made, so no member is sent twice.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ MAX_MEMBERS = 500
 
 
 def bundled_id(member: int, line: int) -> str:
-    """Return the custom_id under which a member's line rides: those of two jobs may be the same."""
+    """Return the custom_id that a member's line has in the bundle: those of two jobs may be the same."""
     return f"{member}.{line}"
 
 
@@ -53,7 +53,7 @@ def may_bundle(app: App, size: int) -> bool:
 def build_bundle(app: App, first: Part) -> tuple[str, str] | None:
     """Bundle a part with others that wait for the same. Return job id and key of what is to be sent, None if nothing.
 
-    A part that finds no company goes alone.
+    A part without another candidate is sent alone.
     """
     waiting = _candidates(app, first)
     if len(waiting) < 2:
@@ -95,7 +95,7 @@ def build_bundle(app: App, first: Part) -> tuple[str, str] | None:
 
 
 def dissolve_unsent(app: App, stored: Stored[Job], *, alone: bool = False) -> None:
-    """Break up a bundle that whoever gathered it did not complete; its members wait again, to go alone or not."""
+    """Dissolve a bundle that was not completed; its members wait again, each to be sent alone if `alone`."""
     gone = app.tables.update(stored, msgspec.structs.replace(stored.row, state=JobState.FINISHING, due=clock.now()))
     _release_claimed(app, gone.row.job_id, alone=alone)
     app.tables.delete_active(ActiveJob(gone))
@@ -113,7 +113,7 @@ def recheck_member(app: App, stored: Stored[Part]) -> None:
 
 
 def dissolve(app: App, bundle: Job, bundle_part: Part) -> None:
-    """Let the members of a bundle that the service would not take go one by one: one bad member is to harm nobody."""
+    """Dissolve a refused bundle: each member is sent alone, so that one bad member harms no other."""
     code = bundle_part.errors[0].code if bundle_part.errors else None
     log.warning("bundle_broken_up", job_id=bundle.job_id, code=code, members=len(bundle.members))
     stored = []
@@ -140,29 +140,29 @@ def forget_bundle(app: App, bundle_id: str) -> None:
 
 
 def _candidates(app: App, first: Part) -> list[Stored[Part]]:
-    """Return the parts that may ride together, `first` and then the oldest, within the limits of one part."""
+    """Return the parts that may share a batch, `first` and then the oldest, within the limits of one part."""
     settings = app.settings
     waiting = sorted(app.tables.bundleable(first), key=lambda stored: _place_in_line(stored.row, first))
     if len(waiting) < 2:
         return waiting  # what is known of the deployment is not asked for a part that goes alone anyway
     known = app.tables.deployment(first.deployment)
     most_tokens = admission.limit_of(known, app.settings.token_limits)
-    company: list[Stored[Part]] = []
+    candidates: list[Stored[Part]] = []
     size = requests = tokens = 0
     for stored in waiting:
         size += stored.row.bytes
         requests += stored.row.requests
         tokens += known.needs(stored.row)
-        if size > settings.part_bytes or requests > settings.max_part_requests or len(company) == MAX_MEMBERS:
+        if size > settings.part_bytes or requests > settings.max_part_requests or len(candidates) == MAX_MEMBERS:
             break
         if most_tokens is not None and tokens > most_tokens:
             break
-        company.append(stored)
-    return company
+        candidates.append(stored)
+    return candidates
 
 
 def _place_in_line(part: Part, first: Part) -> tuple[bool, datetime, str]:
-    """Whoever asks goes first: its message is used up, and nobody else may ask for it soon."""
+    """The calling part goes first: its queue message is consumed, and will not come again soon."""
     return (part.job_id, part.key) != (first.job_id, first.key), part.waiting_since, part.job_id
 
 
@@ -171,7 +171,7 @@ def _claim(app: App, bundle_id: str, waiting: list[Stored[Part]]) -> Iterator[Pa
         try:
             yield part_moves.bundle(app, stored, bundle_id)
         except ConflictError:
-            continue  # it rides elsewhere
+            continue  # it is in another bundle
 
 
 def _write_lines(app: App, bundle_id: str, bundle_members: list[Part]) -> None:

@@ -17,13 +17,13 @@ def find_lost_drops(app: App, now: datetime) -> None:
     old = {
         job_id_of(drop): drop for drop in app.blobs.inbox() if drop.last_modified < settled and is_complete(app, drop)
     }
-    app.undeletable.intersection_update(old)
-    unknown = old.keys() - app.undeletable
+    app.tick_memory.undeletable.intersection_update(old)
+    unknown = old.keys() - app.tick_memory.undeletable
     active = {job.job_id for job in app.tables.active_jobs()} if unknown else set()
     for job_id in unknown - active:
         drop = old[job_id]
         if register(app, drop) is None:
-            app.undeletable.add(job_id)
+            app.tick_memory.undeletable.add(job_id)
             continue
         log.warning("drop_found", job_id=job_id)
         app.queues.drop(job_id, drop.name)

@@ -65,13 +65,17 @@ def warn_of_poison(app: App, now: datetime) -> None:
     """Log each poison queue that has kept a message for STALE: no function can read it, or it fails each time.
 
     A message is hidden while the host has it, so that its age cannot always be read. A queue that was never empty at
-    the ticks of that time counts, too.
+    the looks of that time counts, too.
     """
+    memory = app.tick_memory
+    if memory.poison_looked_at is not None and now - memory.poison_looked_at < STALE / 2:
+        return
+    memory.poison_looked_at = now
     for name, (count, oldest) in app.queues.poison().items():
         if not count:
-            app.poison_since.pop(name, None)
+            memory.poison_since.pop(name, None)
             continue
-        since = min(filter(None, (oldest, app.poison_since.setdefault(name, now))))
+        since = min(filter(None, (oldest, memory.poison_since.setdefault(name, now))))
         if now - since > STALE:
             log.warning("poison_stays", queue=name, messages=count, since=since)
 

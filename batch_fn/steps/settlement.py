@@ -271,7 +271,7 @@ class PartSettlement:
             [
                 Change(part, stored.etag),
                 *([Change(follow)] if follow else []),
-                Change(job, active.job.etag),  # as it was read: nobody else may finish it meanwhile
+                Change(job, active.job.etag),  # unchanged: no other instance may finish the job meanwhile
             ]
         )
         log.info(

@@ -43,7 +43,7 @@ def read_arguments() -> tuple[Path, HostOptions]:
 
 
 def leave_with_parent() -> None:
-    """End this process, at once, when its stdin closes: whoever started it is gone, or wants it killed."""
+    """End this process, at once, when its stdin closes: its parent is gone, or wants it killed."""
     while os.read(sys.stdin.fileno(), 1024):
         pass
     os._exit(1)

@@ -1,4 +1,4 @@
-"""What the host is told: host.json, as in Azure, and options of its own, for quick tests and for bad days."""
+"""The host's configuration: host.json, as in Azure, and options of its own, for quick tests and fault injection."""
 
 import json
 import os

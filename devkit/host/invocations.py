@@ -37,7 +37,7 @@ type Invoke = Callable[[Function, Json, Json, str], Awaitable[Result]]
 
 
 class Invocations:
-    """Runs functions on the worker. `on_message(url)` is told of each queue that an output was written to."""
+    """Runs functions on the worker. `on_message(url)` is called for each queue that an output was written to."""
 
     def __init__(
         self, worker: WorkerProcess, storage: Storage, host_json: HostJson, on_message: Callable[[str], None]

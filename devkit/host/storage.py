@@ -13,7 +13,7 @@ from devkit.host.bindings import Settings, connection_string
 from devkit.host.messages import Json
 
 HOST_CONNECTION = "AzureWebJobsStorage"  # the host's own account
-HOST_CONTAINER = "azure-webjobs-hosts"  # locks, receipts and timers lie here
+HOST_CONTAINER = "azure-webjobs-hosts"  # locks, receipts and timers
 RETRY: dict[str, Any] = {"retry_total": 2, "initial_backoff": 1, "increment_base": 2}  # seconds: Azurite is back soon
 
 

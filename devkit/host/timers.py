@@ -37,7 +37,7 @@ class Lock:
         self._lease: BlobLeaseClient | None = None
 
     async def break_it(self) -> None:
-        """End the lease of whoever has it."""
+        """Break the lease, whichever host has it."""
         with contextlib.suppress(AzureError):
             await BlobLeaseClient(self._blob).break_lease(lease_break_period=0)
 

@@ -144,7 +144,7 @@ class WorkerProcess:
             del self._waiting[request_id]
 
     async def _read(self, reader: asyncio.StreamReader, process: asyncio.subprocess.Process) -> None:
-        """Hand out responses until the socket closes; then fail whoever still waits, and see to the next worker."""
+        """Hand out responses until the socket closes; then fail what still waits, and start the next worker."""
         with contextlib.suppress(ConnectionError):
             while line := await reader.readline():
                 message = messages.read_line(line)

@@ -188,7 +188,7 @@ def test_results_that_do_not_add_up_are_noticed(output: list[str], errors: list[
     report = {
         "status": "partially_succeeded",
         "counts": {"requests": 2, "succeeded": 1, "failed": 1},
-        "outputs": {"output": "out", "errors": "err", "archive": "arc"},
+        "outputs": {"output": "out", "errors": "err", "unmatched": None, "archive": "arc"},
     }
     assert (what_does_not_add_up(Results(output, errors), report) == []) is adds_up
 

@@ -113,7 +113,7 @@ REPORT = {
     "counts": {"requests": int, "succeeded": int, "failed": int},
     "finding_count": int,
     "findings": list,
-    "outputs": {"output": str | None, "errors": str | None, "archive": str | None},
+    "outputs": {"output": str | None, "errors": str | None, "unmatched": str | None, "archive": str | None},
     "batches": list,
     "waits": list,
     "estimate": dict | None,

@@ -18,6 +18,7 @@ from batch_fn.core.batches import NotFoundError, TransientServiceError
 from batch_fn.core.jobs import PartState
 from batch_fn.settings import Settings
 from batch_fn.steps.collection import collect
+from batch_fn.steps.finishing import CountMismatchError
 from batch_fn.validation.requests import with_custom_id
 from tests.model.fakes import FakeBlobs, FakeService, new_process
 from tests.model.faults import Fate
@@ -694,3 +695,25 @@ def test_files_that_the_service_does_not_delete_hold_a_job_for_a_week_at_most(ki
             pipeline.go_on()
             assert not pipeline.world.rows
         pipeline.world.files.clear()
+
+
+# What must add up
+
+
+def test_a_job_whose_kept_results_are_not_its_requests_is_not_reported() -> None:
+    with running() as pipeline:
+        first, second = pipeline.drop("two parts")
+        pipeline.world.end(first, End.COMPLETED)
+        pipeline.tick()
+        (kept,) = [blob for (_, name), blob in pipeline.world.blobs.items() if name.endswith(".results")]
+        whole, kept.content = kept.content, kept.content.split(b"\n", 1)[1]
+        pipeline.world.end(second, End.COMPLETED)
+        pipeline.the_timer_ticks(luck=None)
+        (job_id,) = pipeline.world.begun
+        with pytest.raises(CountMismatchError):
+            collect(new_process(pipeline.world), job_id)
+        assert not pipeline.world.history
+        assert not [name for container, name in pipeline.world.blobs if container == SETTINGS.output_container]
+        kept.content = whole
+        pipeline.go_on()
+        assert pipeline.only_report()["counts"]["succeeded"] == 4

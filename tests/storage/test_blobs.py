@@ -365,3 +365,13 @@ def test_a_report_goes_over_none_but_the_one_it_is_to_replace(containers: Blobs,
             containers.write_report("sales/monday", {"status": "succeeded"}, over)
     containers.write_report("sales/monday", {"status": "succeeded"}, version)
     assert containers.report("sales/monday") == {"status": "succeeded"}
+
+
+def test_a_list_tells_whether_a_blob_at_the_service_s_url_is_there(containers: Blobs, settings: Settings) -> None:
+    name = "a job/größer, 1/results.jsonl"
+    url = containers.url(settings.work_container, name)
+    containers.write(settings.work_container, f"{name}.not", [b"x\n"])
+    assert not containers.lists_url(url)
+    containers.write(settings.work_container, name, [b"x\n"])
+    assert containers.lists_url(url)
+    assert containers.lists_url(f"{url}?sig=x")

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from azure.storage.blob import BlobServiceClient
 
 from batch_fn.app import App
 from batch_fn.azure_openai.client import OpenAIBatches
@@ -15,7 +16,14 @@ from batch_fn.core.planning import Limits, Planner
 from batch_fn.settings import Settings
 from batch_fn.storage.blob_streams import CHUNK_BYTES
 from batch_fn.storage.blobs import Blobs
-from batch_fn.storage.part_lines import SourceLine, picked, read_lines, upload_content
+from batch_fn.storage.part_lines import (
+    InputGoneError,
+    SourceLine,
+    input_blob_of,
+    picked,
+    read_lines,
+    upload_content,
+)
 from batch_fn.validation.check import check
 from batch_fn.validation.findings import Finding
 from batch_fn.validation.requests import Rules
@@ -170,3 +178,33 @@ def test_the_service_gets_the_range_whole_through_the_sdk(
         file_id = batches.upload("x.jsonl", content)
     batches.download(file_id, tmp_path / "x.jsonl")
     assert (tmp_path / "x.jsonl").read_bytes().splitlines() == lines
+
+
+# Lines that were deleted
+
+
+@pytest.mark.parametrize("whole_container", [False, True])
+def test_lines_whose_blob_was_deleted_are_told_from_storage_that_fails(
+    containers: Blobs, settings: Settings, azurite: Azurite, whole_container: bool
+) -> None:
+    (part,) = parts_of(containers, settings, b"\n".join([A, UNFILLED]))
+    service = BlobServiceClient.from_connection_string(azurite.connection_string)
+    assert settings.input_container == part.source.container
+    if whole_container:
+        service.delete_container(settings.input_container)
+    else:
+        service.get_blob_client(part.source.container, part.source.name).delete_blob()
+    with pytest.raises(InputGoneError, match=NAME):
+        list(read_lines(containers, part.source))
+    with pytest.raises(InputGoneError, match=NAME), upload_content(containers, part) as content:
+        content.read()
+    whole = msgspec.structs.replace(part.source, verbatim=True, whole=True)
+    with pytest.raises(InputGoneError, match=NAME):
+        input_blob_of(containers, msgspec.structs.replace(part, source=whole), settings)
+
+
+def test_lines_are_read_whatever_their_length(containers: Blobs, settings: Settings) -> None:
+    long = [SourceLine(number, line(str(number), text="x" * 3_000_000)) for number in (1, 2)]
+    containers.write(settings.work_container, "x.again", map(picked, long))
+    source = InputRange(container=settings.work_container, name="x.again", picked=True)
+    assert list(read_lines(containers, source)) == long
