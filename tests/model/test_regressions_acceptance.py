@@ -59,14 +59,16 @@ def _all_is_sent(pipeline: Pipeline) -> None:
         pipeline.a_message_comes(pick=0, how=Delivery.ONCE, luck=None)
 
 
-def _all_fails(pipeline: Pipeline, how: Answer) -> None:
-    """Run every line of every open batch with that answer, until no batch is left."""
-    while batches := pipeline.world.open_batches():
-        for batch in batches:
+def _all_ends(pipeline: Pipeline, answer: Answer) -> None:
+    """Run every line of every batch with that answer, until no job is left."""
+    for _ in range(30):
+        for batch in pipeline.world.open_batches():
             while len(batch.answers) < len(batch.custom_ids):
-                pipeline.world.run_line(batch, how)
+                pipeline.world.run_line(batch, answer)
             pipeline.world.end(batch, End.COMPLETED)
         _all_is_sent(pipeline)
+        if not pipeline.world.rows:
+            return
 
 
 models = st.sampled_from([None, "", PLACEHOLDER, FILLED_IN, FILLED_IN, "other", "third"])
@@ -105,7 +107,7 @@ def test_each_line_that_is_sent_has_its_deployment_as_its_model(
         pipeline.world.token_limit = token_limit
         _dropped(pipeline, _jsonl(lines), {"deployment": FILLED_IN})
         _all_is_sent(pipeline)
-        _all_fails(pipeline, answer)
+        _all_ends(pipeline, answer)
         if answer is Answer.FAILED and not pipeline.world.rows:
             pipeline.a_user_retries_a_job(pick=0, luck=None)
     assert {line["custom_id"] for _, line in sent} == {line["custom_id"] for line in lines}
@@ -134,7 +136,7 @@ def test_a_line_of_the_longest_size_that_is_accepted_is_sent(missing: int, bundl
         _dropped(pipeline, _jsonl(lines), {"deployment": FILLED_IN})
         assert pipeline.world.parts()
         _all_is_sent(pipeline)
-        _all_fails(pipeline, Answer.TRIPPED)
+        _all_ends(pipeline, Answer.TRIPPED)
         assert all(job.status != "rejected" for job in pipeline.world.history.values())
 
 
@@ -149,7 +151,7 @@ def test_limits_that_are_lowered_make_no_difference_to_accepted_jobs(steps: int)
         _dropped(pipeline, _jsonl(lines))
         changes: list[Callable[[], object]] = [
             lambda: _all_is_sent(pipeline),
-            lambda: _all_fails(pipeline, Answer.TRIPPED),
+            lambda: _all_ends(pipeline, Answer.TRIPPED),
             lambda: pipeline.a_user_retries_a_job(pick=0, luck=None),
         ]
         for change in changes[:steps]:
@@ -157,8 +159,8 @@ def test_limits_that_are_lowered_make_no_difference_to_accepted_jobs(steps: int)
         pipeline.world.settings = lowered
         for change in changes[steps:]:
             change()
-        assert not pipeline.world.broken
-        assert len(pipeline.world.versions) == 1
+        assert pipeline.world.begun
+    assert {job.status for job in pipeline.world.history.values()} == {"succeeded"}  # retried at last
 
 
 def test_the_errors_blob_has_every_finding_up_to_the_limit() -> None:
