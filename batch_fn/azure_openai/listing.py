@@ -54,15 +54,15 @@ def pages(ask: Ask, *, after: str = "", limit: int | None = None) -> Iterator[Pa
 
 def read_batches(entries: Iterable[object]) -> list[ServiceBatch]:
     """Return the batches of a page. An entry that does not even have an id is skipped, and counted in the log."""
-    batches, unreadable = list[ServiceBatch](), 0
+    readable, unreadable = list[ServiceBatch](), 0
     for entry in entries:
         try:
-            batches.append(read_batch(entry))
+            readable.append(read_batch(entry))
         except UnreadableBatchError:
             unreadable += 1
     if unreadable:
         log.warning("list_entries_unreadable", entries=unreadable)
-    return batches
+    return readable
 
 
 def until_complete(read: Iterable[tuple[list[ServiceBatch], bool]], since: datetime | None) -> Iterator[ServiceBatch]:

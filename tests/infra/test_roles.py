@@ -23,7 +23,8 @@ CALLS = {
     "delete_blob": f"{BLOB}/blobs/delete",
     "download_blob": f"{BLOB}/blobs/read",
     "get_blob_properties": f"{BLOB}/blobs/read",
-    "exists": f"{BLOB}/blobs/read",
+    "create_container": f"{BLOB}/write",
+    "get_container_properties": f"{BLOB}/read",
     "list_blob_names": f"{BLOB}/blobs/read",
     "list_blobs": f"{BLOB}/blobs/read",
     "stage_block": f"{BLOB}/blobs/write",
@@ -31,6 +32,7 @@ CALLS = {
     "upload_blob": f"{BLOB}/blobs/write",
     # Storage queues
     "get_queue_properties": f"{QUEUE}/read",
+    "peek_messages": f"{QUEUE}/messages/read",
     "send_message": f"{QUEUE}/messages/add/action",
     # Table storage
     "create_entity": f"{ENTITY}/add/action",
@@ -76,10 +78,12 @@ OTHER_NEEDS = {
 ROLES = {
     "Storage Blob Data Reader": {f"{BLOB}/blobs/read"},
     "Storage Blob Data Contributor": {
+        f"{BLOB}/read",
         f"{BLOB}/write",
         *(f"{BLOB}/blobs/{each}" for each in ("read", "write", "delete")),
     },
     "Storage Blob Data Owner": {
+        f"{BLOB}/read",
         f"{BLOB}/write",
         *(f"{BLOB}/blobs/{each}" for each in ("read", "write", "delete", "runAsSuperUser/action")),
     },

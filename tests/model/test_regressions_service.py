@@ -564,4 +564,5 @@ def test_a_part_that_is_given_up_leaves_no_file(fate: Fate) -> None:
                         pipeline.a_message_comes(pick=0, how=Delivery.POISONED, luck=None)
             _rides_home(pipeline)
             given_up += _status(pipeline) == "failed"
-    assert given_up or fate in {Fate.REPEATED, Fate.STALLS}
+    # After these a part waits for the service, or is held by a claim: its poison messages are not counted.
+    assert given_up or fate in {Fate.REPEATED, Fate.STALLS, Fate.DIES_AFTER, Fate.LOST_AFTER}

@@ -34,6 +34,8 @@ OTHERS: dict[str, Any] = {
     "empty_drop_seconds": 0,
     "max_drop_bytes": 1,
     "max_drop_requests": 1,
+    "max_findings": 1,
+    "max_deployments": 1,
     "mixed_files": "reject",
     "max_part_bytes": 16 * 1024 * 1024,
     "max_part_requests": 1,

@@ -302,13 +302,13 @@ def test_a_deployment_that_refuses_says_what_is_not_known_and_until_when_it_wait
     app.tables.change([*map(Change, waits), Change(reserved)])
     later = clock.now() + timedelta(hours=1)
     learned = {"refusals": 2, "not_before": later, "extra": 7, "extra_until": later}
-    app.tables.update_deployment("gpt-4o-mini", lambda known: msgspec.structs.replace(known, **learned))
+    app.tables.update_deployment("batch-small", lambda known: msgspec.structs.replace(known, **learned))
     [shown] = list_deployments(app)
     assert (shown["limit"], shown["largest_part"], shown["enqueued"]) == (None, None, 37)
     assert (shown["refusals"], shown["not_before"]) == (2, to_iso(later))
     assert (shown["waiting_parts"], shown["waits"]) == (3, {"a": 2, "b": 1})
     over = learned | {"not_before": NOON, "largest": 5, "largest_until": later}
-    app.tables.update_deployment("gpt-4o-mini", lambda known: msgspec.structs.replace(known, **over))
+    app.tables.update_deployment("batch-small", lambda known: msgspec.structs.replace(known, **over))
     [shown] = list_deployments(app)
     assert (shown["not_before"], shown["largest_part"]) == (None, 5)
 
