@@ -109,6 +109,10 @@ class Settings:
     """Left out: Microsoft Entra ID through DefaultAzureCredential."""
     openai_api_version: str = _setting("AZURE_OPENAI_API_VERSION", "v1", parse_text)
     """`v1`, or a dated version such as `2024-10-21`, which uses the dated routes."""
+    openai_resource_id: str = _setting("AZURE_OPENAI_RESOURCE_ID", "", parse_text)
+    """Azure resource id of the resource; the doctor then sees SKU, model and retirement of each deployment."""
+    resource_manager: str = _setting("AZURE_RESOURCE_MANAGER", "https://management.azure.com", parse_text)
+    """Address of Azure Resource Manager; another one in sovereign clouds."""
 
     # Names
     input_container: str = _setting("INPUT_CONTAINER", "batch-input", parse_text)

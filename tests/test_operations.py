@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from batch_fn.core.jobs import Wait
 
 PROJECT = Path(__file__).parents[1]

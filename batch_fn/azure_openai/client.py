@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 from urllib.parse import unquote
 
+from batch_fn.azure_openai.credentials import token_provider
 from batch_fn.azure_openai.wire import read_batch, read_enqueued, translate_sdk_errors
 from batch_fn.core.batches import (
     CreateOutcomeUnknownError,
@@ -50,7 +51,7 @@ class OpenAIBatches:
         """Return the resource that the settings name, with its key or Microsoft Entra ID."""
         from openai import AzureOpenAI, OpenAI
 
-        token = None if settings.openai_api_key else _token_provider()
+        token = None if settings.openai_api_key else token_provider()
         endpoint = settings.openai_endpoint.rstrip("/")
         client: OpenAI
         if settings.openai_api_version == "v1":
@@ -218,9 +219,3 @@ def _made_for(batch: ServiceBatch, part: Part) -> bool:
 
 def _pause(trouble: TransientServiceError, tries: int) -> None:
     time.sleep(trouble.retry_after or random.uniform(0.5, 1.0) * 2**tries)  # noqa: S311 - jitter is no secret
-
-
-def _token_provider() -> Any:
-    from azure.identity import DefaultAzureCredential, get_bearer_token_provider
-
-    return get_bearer_token_provider(DefaultAzureCredential(), "https://cognitiveservices.azure.com/.default")

@@ -1,0 +1,130 @@
+"""What an error code of the service or of storage means, and how it is cured. Pure.
+
+One table for all: the doctor's checks, the waits of jobs at work, the findings of a report and the page.
+"""
+
+from typing import NamedTuple
+
+SERVICE_ROLE = "Cognitive Services OpenAI Contributor"
+ROLES_ARE_SLOW = "A new role assignment takes up to ten minutes."
+
+
+class Cure(NamedTuple):
+    """What a code means, in one sentence, and what to do, in another."""
+
+    meaning: str
+    cure: str
+
+    def __str__(self) -> str:
+        return f"{self.meaning} {self.cure}"
+
+
+_DATA_ROLES = (
+    "Give it Storage Blob Data Owner, Storage Queue Data Contributor and Storage Table Data Contributor on the "
+    f"storage account. {ROLES_ARE_SLOW}"
+)
+_NO_DATA_ROLE = Cure("The identity has no role for this data.", _DATA_ROLES)
+_NETWORK = Cure(
+    "The firewall of the storage account refuses the caller.",
+    "Allow the app's network on the account, or deploy with PRIVATE_NETWORK=true.",
+)
+_WRONG_KEY = Cure(
+    "The service does not accept the key or the identity.",
+    "Check AZURE_OPENAI_API_KEY, or leave it out and sign in with an identity of the same tenant as the resource.",
+)
+_NO_SERVICE_ROLE = Cure(
+    "The identity has no role for files and batches of the Azure OpenAI resource.",
+    f"Give it {SERVICE_ROLE} on the resource. {ROLES_ARE_SLOW}",
+)
+_NO_DEPLOYMENT = Cure(
+    "The resource has no deployment of this name.",
+    "Set body.model to the name of a deployment of SKU GlobalBatch or DataZoneBatch: "
+    "az cognitiveservices account deployment list --name <resource> --resource-group <group> --output table.",
+)
+_NO_ROUTE = Cure(
+    "The service does not know this route.",
+    "Check AZURE_OPENAI_ENDPOINT (https://<sub-domain>.openai.azure.com) and AZURE_OPENAI_API_VERSION (v1).",
+)
+_API_VERSION = Cure(
+    "The API version does not offer batches for this model.",
+    "Set AZURE_OPENAI_API_VERSION to v1.",
+)
+_NOT_THERE = Cure("It does not exist.", "Deploy again (azd provision), or create it with this name.")
+
+_CURES = {
+    # Storage. Source: Azure Storage, "Status and error codes", of Blob, Queue and Table service.
+    "authorizationpermissionmismatch": _NO_DATA_ROLE,
+    "authorizationfailure": _NETWORK,
+    "authenticationfailed": Cure(
+        "Storage does not accept the key or the token.",
+        "Check the connection string in BatchStorage, and that the clock of this machine is right.",
+    ),
+    "keybasedauthenticationnotpermitted": Cure(
+        "The storage account takes no keys.",
+        "Use BatchStorage__blobServiceUri, __queueServiceUri and __tableServiceUri with a managed identity.",
+    ),
+    "invalidauthenticationinfo": Cure(
+        "Storage does not accept the token.", "Sign in again (az login), to the tenant of the storage account."
+    ),
+    "containernotfound": _NOT_THERE,
+    "queuenotfound": _NOT_THERE,
+    "tablenotfound": _NOT_THERE,
+    "resourcenotfound": _NOT_THERE,
+    "containerbeingdeleted": Cure("The container is being deleted.", "Wait a minute, then create it again."),
+    "queuebeingdeleted": Cure("The queue is being deleted.", "Wait a minute, then create it again."),
+    "tablebeingdeleted": Cure("The table is being deleted.", "Wait a minute, then create it again."),
+    "cannotverifycopysource": Cure(
+        "Storage cannot read the source of a copy.", f"The identity needs to read both containers. {_DATA_ROLES}"
+    ),
+    "accountisdisabled": Cure("The storage account is disabled.", "Enable the subscription or the account."),
+    "insufficientaccountpermissions": _NO_DATA_ROLE,
+    # The service. Source: how-to for batch, "Error codes", and what users report.
+    "401": _WRONG_KEY,
+    "403": _NO_SERVICE_ROLE,
+    "permissiondenied": _NO_SERVICE_ROLE,
+    "404": _NO_ROUTE,
+    "405": _NO_ROUTE,
+    "410": Cure("The model is retired.", "Deploy a model that is still served, and name its deployment in body.model."),
+    "deploymentnotfound": _NO_DEPLOYMENT,
+    "model_not_found": _NO_DEPLOYMENT,
+    "operationnotsupported": Cure(
+        "The deployment does not take batches.",
+        "Deploy the model with the SKU GlobalBatch or DataZoneBatch: a Standard deployment takes single calls only.",
+    ),
+    "unsupportedapiversion": _API_VERSION,
+    "invalidapiversionparameter": _API_VERSION,
+    "quotaexceeded": Cure(
+        "The resource holds as many files as it may.",
+        "Delete old files, or set FILE_EXPIRY_SECONDS: 10,000 files with expiry, 500 without.",
+    ),
+    "token_limit_exceeded": Cure(
+        "The deployment has as many tokens enqueued as it may.",
+        "Nothing needs to be done: the app waits and sends again. Ask for more quota if this lasts.",
+    ),
+    "input_no_permissions": Cure(
+        "The Azure OpenAI resource may not read the input blob.",
+        "Give the resource's system-assigned identity Storage Blob Data Contributor on the storage account. "
+        f"{ROLES_ARE_SLOW}",
+    ),
+    "input_modified": Cure(
+        "The input blob was changed while its batch ran.", "Leave the archive and work containers to the app."
+    ),
+}
+
+
+def cure_of(code: str, message: str = "") -> Cure | None:
+    """Return what a code means and its cure, None for a code that is not known.
+
+    Some refusals say only in their message what is wrong: that a later API version is needed, for instance.
+    """
+    lowered = message.lower()
+    if "api version" in lowered or "api-version" in lowered:
+        return _API_VERSION
+    return _CURES.get(code.lower())
+
+
+def explain(code: str, message: str = "") -> str:
+    """Return the service's own words, followed by what they mean and the cure where that is known."""
+    said = f"{code}: {message}" if message else code
+    cure = cure_of(code, message)
+    return f"{said.rstrip('.')}. {cure}" if cure else said

@@ -1,0 +1,89 @@
+"""Storage: each container, queue and table is there, and the identity may do what the app does to it."""
+
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+
+from batch_fn.app import App
+from batch_fn.core.checkup import Check, State
+from batch_fn.core.cures import cure_of
+from batch_fn.storage.probe import StorageRefusedError
+
+EVENT_SECONDS = 60
+MAX_SKEW = timedelta(minutes=2)
+
+
+def check_storage(app: App, *, changing: bool) -> Iterator[Check]:
+    """Yield a check for each container, queue and table; `changing`: write, read and delete in each as well."""
+    settings, probe = app.settings, app.storage_probe
+    tries: dict[str, tuple[tuple[str, ...], Callable[[str], None]]] = {
+        "container": (settings.containers, probe.container),
+        "queue": (settings.queues, probe.queue),
+        "table": (settings.tables, probe.table),
+    }
+    for kind, (names, change) in tries.items():
+        for name in names:
+            yield _check(f"storage: {kind} {name}", kind, name, app, change if changing else None)
+    if changing:
+        try:
+            probe.copy(settings.input_container, settings.archive_container)
+            yield Check("storage: copy to the archive", State.OK, "A blob can be copied within the account.")
+        except StorageRefusedError as error:
+            yield refused("storage: copy to the archive", error)
+    try:
+        yield skew("storage: clock", "storage", probe.clock_skew(settings.input_container))
+    except StorageRefusedError as error:
+        yield refused("storage: clock", error)
+
+
+def check_events(app: App, seconds: float = EVENT_SECONDS) -> Check:
+    """Return whether the event of a blob in the inbox arrives: a marker is written, and its event waited for."""
+    name = "storage: events of the inbox"
+    try:
+        marker = app.storage_probe.put_marker(app.settings.input_container)
+    except StorageRefusedError as error:
+        return refused(name, error)
+    try:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if app.tables.marker_seen(marker):
+                return Check(name, State.OK, "The event of a marker blob arrived.")
+            time.sleep(0.5)
+    finally:
+        app.storage_probe.remove_marker(app.settings.input_container, marker)
+        app.tables.forget_marker(marker)
+    return Check(
+        name,
+        State.WARNING,
+        f"No event of a marker blob arrived within {seconds:.0f} seconds: only the tick finds drops, after some minutes.",
+        "Run the hook that makes the event subscription: azd hooks run postdeploy.",
+    )
+
+
+def refused(name: str, error: StorageRefusedError) -> Check:
+    """Return the check of something that storage refused."""
+    cure = cure_of(error.code, error.message)
+    meaning = f" {cure.meaning}" if cure else ""
+    saw = f"{error.doing.capitalize()} failed with {error.code}.{meaning}"
+    return Check(name, State.WRONG, saw, cure.cure if cure else "Look the code up in Azure Storage's error codes.")
+
+
+def skew(name: str, whose: str, ahead: timedelta) -> Check:
+    """Return whether a clock agrees with ours."""
+    seconds = int(ahead.total_seconds())
+    if abs(ahead) <= MAX_SKEW:
+        return Check(name, State.OK, f"The clock of {whose} is within {int(MAX_SKEW.total_seconds())} seconds of ours.")
+    direction = "ahead of" if seconds > 0 else "behind"
+    saw = f"The clock of {whose} is {abs(seconds)} seconds {direction} ours."
+    return Check(name, State.WRONG, saw, "Correct the clock of this machine: the app compares times of both.")
+
+
+def _check(name: str, kind: str, thing: str, app: App, change: Callable[[str], None] | None) -> Check:
+    try:
+        if not app.storage_probe.is_there(kind, thing):
+            return Check(name, State.WRONG, f"The {kind} does not exist.", "Deploy again: azd provision.")
+        if change is not None:
+            change(thing)
+    except StorageRefusedError as error:
+        return refused(name, error)
+    return Check(name, State.OK, "It is there, and can be written and read." if change else "It is there.")
