@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo run drop test crash storm bench screenshot scan lint format clean
+.PHONY: setup demo run drop test crash storm bench screenshot scan bicep lint format clean
 
 setup: .venv/.installed devkit/node_modules/.installed
 
@@ -44,6 +44,10 @@ scan: .checkov/.installed
 	$(PYTHON) -m venv .checkov
 	.checkov/bin/pip install --quiet --disable-pip-version-check -r infra/requirements.txt
 	@touch $@
+
+# Needs a bicep compiler: BICEP, or one on the PATH. WRITE=1 writes the snapshots that the tests read.
+bicep: setup
+	@$(BIN)/python -m tests.infra.bicep $(if $(WRITE),--write)
 
 crash: setup
 	$(BIN)/python -m tests.reliability.crash $(if $(STORY),--story $(STORY)) $(if $(EVERY),--every $(EVERY)) $(if $(ONLY),--only $(ONLY))

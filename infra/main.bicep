@@ -25,9 +25,9 @@ param principalId string = ''
 @description('Memory of an instance, in MB, shared by the host and the worker.')
 param instanceMemoryMB int = 2048
 
-@minValue(40)
+@minValue(1)
 @maxValue(1000)
-@description('The most instances; the plan takes no maximum below 40.')
+@description('The most instances that each of the app\'s functions gets. Below 40 is new, and not in every region yet.')
 param maximumInstanceCount int = 40
 
 @allowed([
@@ -40,15 +40,15 @@ param submitMode string = 'upload'
 @description('An Azure OpenAI account that is there already, with a custom sub-domain; empty: a new one is made.')
 param existingOpenAiName string = ''
 
-@description('Its resource group, in this subscription.')
+@description('Its resource group, in this subscription; needed with existingOpenAiName.')
 param existingOpenAiResourceGroup string = ''
 
-@description('The name of the new deployment: what stands as body.model in a line.')
-param deploymentName string = 'gpt-4o-mini-batch'
+@description('The name of the new deployment: what stands as body.model in a line. It names no model, for models retire.')
+param deploymentName string = 'batch'
 
-@description('The model of the new deployment; see which your region has as a batch deployment.')
-param modelName string = 'gpt-4o-mini'
-param modelVersion string = '2024-07-18'
+@description('The model of the new deployment; docs/deploy.md says how to list those that your region has for batches.')
+param modelName string = 'gpt-5.4-mini'
+param modelVersion string = '2026-03-17'
 
 @allowed([
   'GlobalBatch'
@@ -57,8 +57,8 @@ param modelVersion string = '2024-07-18'
 param deploymentSku string = 'GlobalBatch'
 
 @minValue(1)
-@description('Tokens that may be enqueued, in thousands; your subscription\'s quota must have them.')
-param deploymentCapacity int = 1000
+@description('Tokens that may be enqueued, in thousands. More than the subscription\'s quota fails: 90 is what the smallest have.')
+param deploymentCapacity int = 90
 
 @description('True: a virtual network, with private endpoints to storage and to the new Azure OpenAI account.')
 param privateNetwork bool = false
@@ -69,7 +69,7 @@ param actionGroupId string = ''
 @description('A vault that holds an API key, for an existing account that takes keys alone. Empty: Entra ID, no key.')
 param keyVaultName string = ''
 
-@description('The vault\'s resource group, in this subscription.')
+@description('The vault\'s resource group, in this subscription; needed with keyVaultName.')
 param keyVaultResourceGroup string = ''
 param keySecretName string = 'azure-openai-api-key'
 
@@ -102,9 +102,19 @@ var storageName = 'st${token}'
 var newOpenAi = empty(existingOpenAiName)
 var openAiName = newOpenAi ? 'oai-${token}' : existingOpenAiName
 var blobMode = submitMode == 'blob'
+var deploymentTokens = deploymentCapacity * 1000
+
+// Azure works out the group's name before it makes anything, so a parameter that is missing is named in time.
+var noAccountGroup = !newOpenAi && empty(existingOpenAiResourceGroup)
+var noVaultGroup = !empty(keyVaultName) && empty(keyVaultResourceGroup)
+var missing = noAccountGroup ? 'existingOpenAiResourceGroup (azd env set EXISTING_OPENAI_RESOURCE_GROUP <group>) is missing, and needed with existingOpenAiName' : (noVaultGroup ? 'keyVaultResourceGroup (azd env set KEY_VAULT_RESOURCE_GROUP <group>) is missing, and needed with keyVaultName' : '')
+var groupName = empty(missing) ? 'rg-${environmentName}' : fail(missing)
+// The app's own group stands in where a module is not deployed: Azure checks its scope all the same, and takes no empty one.
+var accountGroup = newOpenAi ? groupName : existingOpenAiResourceGroup
+var vaultGroup = empty(keyVaultName) ? groupName : keyVaultResourceGroup
 
 resource group 'Microsoft.Resources/resourceGroups@2024-03-01' = {
-  name: 'rg-${environmentName}'
+  name: groupName
   location: location
   tags: tags
 }
@@ -149,7 +159,7 @@ module newAccount 'modules/openai.bicep' = if (newOpenAi) {
 
 module existingAccount 'modules/openai-existing.bicep' = if (!newOpenAi) {
   name: 'openai-existing'
-  scope: resourceGroup(existingOpenAiResourceGroup)
+  scope: resourceGroup(accountGroup)
   params: {
     name: existingOpenAiName
     needsIdentity: blobMode
@@ -158,7 +168,7 @@ module existingAccount 'modules/openai-existing.bicep' = if (!newOpenAi) {
 
 module openAiRole 'modules/openai-role.bicep' = {
   name: 'openai-role-${token}'
-  scope: resourceGroup(newOpenAi ? group.name : existingOpenAiResourceGroup)
+  scope: resourceGroup(accountGroup)
   params: {
     accountName: openAiName
     principalId: identity.outputs.principalId
@@ -176,7 +186,7 @@ module storage 'modules/storage.bicep' = {
     location: location
     tags: tags
     isPrivate: privateNetwork
-    readerResourceId: blobMode ? (newOpenAi ? newAccount.outputs.id : existingAccount.outputs.id) : ''
+    readerResourceId: blobMode ? (newOpenAi ? newAccount!.outputs.id : existingAccount!.outputs.id) : ''
     archiveDays: archiveDays
     workDays: workDays
     softDeleteDays: softDeleteDays
@@ -191,13 +201,13 @@ module roles 'modules/roles.bicep' = {
     insightsName: monitoring.outputs.insightsName
     appPrincipalId: identity.outputs.principalId
     userPrincipalId: principalId
-    servicePrincipalId: blobMode ? (newOpenAi ? newAccount.outputs.principalId : existingAccount.outputs.principalId) : ''
+    servicePrincipalId: blobMode ? (newOpenAi ? newAccount!.outputs.principalId : existingAccount!.outputs.principalId) : ''
   }
 }
 
 module vaultRole 'modules/vault-role.bicep' = if (!empty(keyVaultName)) {
   name: 'vault-role-${token}'
-  scope: resourceGroup(empty(keyVaultName) ? group.name : keyVaultResourceGroup)
+  scope: resourceGroup(vaultGroup)
   params: {
     vaultName: keyVaultName
     principalId: identity.outputs.principalId
@@ -212,7 +222,7 @@ module network 'modules/network.bicep' = if (privateNetwork) {
     location: location
     tags: tags
     storageId: storage.outputs.id
-    openAiId: newOpenAi ? newAccount.outputs.id : ''
+    openAiId: newOpenAi ? newAccount!.outputs.id : ''
   }
 }
 
@@ -230,12 +240,13 @@ module app 'modules/function.bicep' = {
     blobEndpoint: storage.outputs.blobEndpoint
     queueEndpoint: storage.outputs.queueEndpoint
     tableEndpoint: storage.outputs.tableEndpoint
-    openAiEndpoint: newOpenAi ? newAccount.outputs.endpoint : existingAccount.outputs.endpoint
+    openAiEndpoint: newOpenAi ? newAccount!.outputs.endpoint : existingAccount!.outputs.endpoint
     insightsConnectionString: monitoring.outputs.connectionString
     instanceMemoryMB: instanceMemoryMB
     maximumInstanceCount: maximumInstanceCount
-    subnetId: privateNetwork ? network.outputs.appSubnetId : ''
+    subnetId: privateNetwork ? network!.outputs.appSubnetId : ''
     submitMode: submitMode
+    tokenLimits: newOpenAi ? '${deploymentName}=${deploymentTokens}' : ''
     keyVaultName: keyVaultName
     keySecretName: keySecretName
     moreSettings: moreSettings
@@ -288,3 +299,5 @@ output AZURE_FUNCTION_APP_HOST string = app.outputs.hostName
 output AZURE_STORAGE_ACCOUNT_NAME string = storage.outputs.name
 output AZURE_EVENT_TOPIC_NAME string = events.outputs.name
 output AZURE_OPENAI_ACCOUNT_NAME string = openAiName
+// Empty for an existing account: its deployments are its owner's.
+output AZURE_OPENAI_DEPLOYMENT_NAME string = newOpenAi ? deploymentName : ''

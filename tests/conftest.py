@@ -30,7 +30,7 @@ JOB = Job(job_id=JOB_ID, container="batch-input", name="sales/monday.jsonl", eta
 PART = Part(
     job_id=JOB_ID,
     number=1,
-    deployment="gpt-4o-mini",
+    deployment="batch-small",
     url="/chat/completions",
     source=InputRange(container="batch-input", name="sales/monday.jsonl"),
     requests=10,

@@ -113,9 +113,9 @@ def test_the_environment_of_the_process_is_what_is_read(monkeypatch: pytest.Monk
         ("SUBMIT_MODE", "blob", "blob"),
         ("BUNDLE_SECONDS", "0", 0),
         ("BUNDLE_SECONDS", "3600", 3_600),
-        ("PRICES", "gpt-4o=1.25/5, mini=0/0.3, ", {"gpt-4o": (1.25, 5.0), "mini": (0.0, 0.3)}),
-        ("TOKEN_LIMITS", "gpt-4o=1000", {"gpt-4o": 1_000}),
-        ("TOKEN_LIMITS", " gpt-4o = 1000 , mini=5000000000, ", {"gpt-4o": 1_000, "mini": 5_000_000_000}),
+        ("PRICES", "batch=1.25/5, mini=0/0.3, ", {"batch": (1.25, 5.0), "mini": (0.0, 0.3)}),
+        ("TOKEN_LIMITS", "batch=1000", {"batch": 1_000}),
+        ("TOKEN_LIMITS", " batch = 1000 , mini=5000000000, ", {"batch": 1_000, "mini": 5_000_000_000}),
     ],
 )
 def test_what_a_setting_takes(name: str, text: str, expected: object) -> None:
@@ -153,13 +153,13 @@ WHOLE = "a whole number of at least"
         ("PRICES", "a=1/-2", "a comma-separated list of name=prompt/completion, the prices of a million tokens"),
         ("PRICES", "a=nan/1", "a comma-separated list of name=prompt/completion, the prices of a million tokens"),
         ("PRICES", "a=1/2/3", "a comma-separated list of name=prompt/completion, the prices of a million tokens"),
-        ("TOKEN_LIMITS", "gpt-4o", "a comma-separated list of name=tokens"),
-        ("TOKEN_LIMITS", "gpt-4o=", "a comma-separated list of name=tokens"),
+        ("TOKEN_LIMITS", "batch", "a comma-separated list of name=tokens"),
+        ("TOKEN_LIMITS", "batch=", "a comma-separated list of name=tokens"),
         ("TOKEN_LIMITS", "1000", "a comma-separated list of name=tokens"),
         ("TOKEN_LIMITS", "=1000", "a comma-separated list of name=tokens"),
-        ("TOKEN_LIMITS", "gpt-4o=0", "a comma-separated list of name=tokens"),
-        ("TOKEN_LIMITS", "gpt-4o=5B", "a comma-separated list of name=tokens"),
-        ("TOKEN_LIMITS", "gpt-4o=1 mini=2", "a comma-separated list of name=tokens"),
+        ("TOKEN_LIMITS", "batch=0", "a comma-separated list of name=tokens"),
+        ("TOKEN_LIMITS", "batch=5B", "a comma-separated list of name=tokens"),
+        ("TOKEN_LIMITS", "batch=1 mini=2", "a comma-separated list of name=tokens"),
     ],
 )
 def test_a_wrong_value_is_answered_with_the_setting_s_name_and_what_it_takes(name: str, text: str, takes: str) -> None:

@@ -10,22 +10,34 @@ if ($env:AZURE_SUBSCRIPTION_ID) {
     if ($LASTEXITCODE -ne 0) { throw 'az cannot use that subscription: run az login' }
 }
 
+$restart = "A new app's roles may come later than it does, and it runs nothing after a refusal at its start. Run " +
+    "az functionapp restart --resource-group $env:AZURE_RESOURCE_GROUP --name $env:AZURE_FUNCTION_APP_NAME " +
+    'then, two minutes later, azd hooks run postdeploy. Until it has run, the tick finds what is dropped.'
+
 Write-Output "Waiting for the app's system key"
-$tries = 0
+$tries = 1
 while ($true) {
     $there = az functionapp keys list --resource-group $env:AZURE_RESOURCE_GROUP --name $env:AZURE_FUNCTION_APP_NAME `
         --query "contains(keys(systemKeys), 'blobs_extension')" --output tsv 2>$null
     if ($there -eq 'true') { break }
-    $tries += 1
     if ($tries -ge 60) {
-        throw 'The app has no system key blobs_extension after 10 minutes: it did not start. Look at its log stream, then run: azd hooks run postdeploy'
+        throw "The app has no system key blobs_extension after 10 minutes: it did not start. Its log stream says why. $restart"
     }
+    $tries += 1
     Start-Sleep -Seconds 10
 }
 
-az deployment group create --resource-group $env:AZURE_RESOURCE_GROUP --name inbox-events `
-    --template-file (Join-Path $PSScriptRoot '../event-subscription.bicep') --output none `
-    --parameters topicName=$env:AZURE_EVENT_TOPIC_NAME functionAppName=$env:AZURE_FUNCTION_APP_NAME `
-    storageName=$env:AZURE_STORAGE_ACCOUNT_NAME
-if ($LASTEXITCODE -ne 0) { throw 'The event subscription was not made; what az said stands above' }
+# Event Grid calls the app's webhook before it takes a subscription, and the app may not have loaded the key yet.
+$tries = 1
+while ($true) {
+    az deployment group create --resource-group $env:AZURE_RESOURCE_GROUP --name inbox-events `
+        --template-file (Join-Path $PSScriptRoot '../event-subscription.bicep') --output none `
+        --parameters topicName=$env:AZURE_EVENT_TOPIC_NAME functionAppName=$env:AZURE_FUNCTION_APP_NAME `
+        storageName=$env:AZURE_STORAGE_ACCOUNT_NAME
+    if ($LASTEXITCODE -eq 0) { break }
+    if ($tries -ge 5) { throw "The event subscription was not made in 5 tries; what az said stands above. $restart" }
+    $tries += 1
+    Write-Output "The event subscription was not made; try $tries of 5 comes in half a minute"
+    Start-Sleep -Seconds 30
+}
 Write-Output 'What is dropped into the inbox now reaches the app'

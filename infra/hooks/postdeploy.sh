@@ -11,23 +11,40 @@ if [ -n "${AZURE_SUBSCRIPTION_ID:-}" ]; then
   az account set --subscription "$AZURE_SUBSCRIPTION_ID"
 fi
 
+restart() {
+  echo "A new app's roles may come later than it does, and it runs nothing after a refusal at its start. Run" >&2
+  echo "az functionapp restart --resource-group $AZURE_RESOURCE_GROUP --name $AZURE_FUNCTION_APP_NAME" >&2
+  echo "then, two minutes later, azd hooks run postdeploy. Until it has run, the tick finds what is dropped." >&2
+}
+
 echo "Waiting for the app's system key"
-tries=0
+tries=1
 while :; do
   there=$(az functionapp keys list --resource-group "$AZURE_RESOURCE_GROUP" --name "$AZURE_FUNCTION_APP_NAME" \
     --query "contains(keys(systemKeys), 'blobs_extension')" --output tsv 2>/dev/null || true)
   [ "$there" = "true" ] && break
-  tries=$((tries + 1))
   if [ "$tries" -ge 60 ]; then
-    echo "The app has no system key blobs_extension after 10 minutes: it did not start. Look at its log stream," >&2
-    echo "then run: azd hooks run postdeploy" >&2
+    echo "The app has no system key blobs_extension after 10 minutes: it did not start. Its log stream says why." >&2
+    restart
     exit 1
   fi
+  tries=$((tries + 1))
   sleep 10
 done
 
-az deployment group create --resource-group "$AZURE_RESOURCE_GROUP" --name inbox-events \
+# Event Grid calls the app's webhook before it takes a subscription, and the app may not have loaded the key yet.
+tries=1
+until az deployment group create --resource-group "$AZURE_RESOURCE_GROUP" --name inbox-events \
   --template-file "$(dirname "$0")/../event-subscription.bicep" --output none \
   --parameters topicName="$AZURE_EVENT_TOPIC_NAME" functionAppName="$AZURE_FUNCTION_APP_NAME" \
-  storageName="$AZURE_STORAGE_ACCOUNT_NAME"
+  storageName="$AZURE_STORAGE_ACCOUNT_NAME"; do
+  if [ "$tries" -ge 5 ]; then
+    echo "The event subscription was not made in 5 tries; what az said stands above." >&2
+    restart
+    exit 1
+  fi
+  tries=$((tries + 1))
+  echo "The event subscription was not made; try $tries of 5 comes in half a minute"
+  sleep 30
+done
 echo "What is dropped into the inbox now reaches the app"

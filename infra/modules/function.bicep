@@ -17,6 +17,8 @@ param maximumInstanceCount int
 @description('The subnet for outbound calls; empty for none.')
 param subnetId string
 param submitMode string
+@description('What the new deployment takes, as the setting TOKEN_LIMITS; empty: what the service tells.')
+param tokenLimits string
 @description('The vault and the secret that hold an API key; empty: Entra ID, no key anywhere.')
 param keyVaultName string
 param keySecretName string
@@ -45,6 +47,21 @@ var hostSettings = {
   AZURE_OPENAI_ENDPOINT: openAiEndpoint
   SUBMIT_MODE: submitMode
 }
+// host.json leaves the host's OpenTelemetry mode off. With it on, the exporter to Application Insights keeps five traces a
+// second, drops the log records of the others, and heeds nothing of host.json's sampling: job_finished could be among what
+// is dropped, and the alerts blind. Where TELEMETRY asks for the mode, the sampler is told to keep all.
+var telemetrySettings = moreSettings.?TELEMETRY == 'otlp' ? {
+  AzureFunctionsJobHost__telemetryMode: 'OpenTelemetry'
+  OTEL_TRACES_SAMPLER: 'microsoft.fixed_percentage'
+  OTEL_TRACES_SAMPLER_ARG: '1.0'
+  // The collector's address is the app's too, and the app speaks HTTP; the host would speak gRPC.
+  OTEL_EXPORTER_OTLP_PROTOCOL: 'http/protobuf'
+} : {}
+// A drop that is larger than the whole limit is made into parts that fit, once the limit is known; whether the service tells
+// it in time is not certain, and a small quota is less than half a megabyte of text.
+var limitSettings = empty(tokenLimits) ? {} : {
+  TOKEN_LIMITS: tokenLimits
+}
 var keySettings = empty(keyVaultName) ? {} : {
   AZURE_OPENAI_API_KEY: '@Microsoft.KeyVault(VaultName=${keyVaultName};SecretName=${keySecretName})'
 }
@@ -67,6 +84,7 @@ resource plan 'Microsoft.Web/serverfarms@2024-04-01' = {
 resource app 'Microsoft.Web/sites@2024-04-01' = {
   // checkov:skip=CKV_AZURE_17: callers hold keys, not client certificates, and Event Grid can send none
   // checkov:skip=CKV_AZURE_212: Flex Consumption starts instances when there is work, and none else
+  // checkov:skip=CKV_AZURE_78: this plan has no FTP
   // checkov:skip=CKV_AZURE_213: this plan has no health check; the tick's alert says when nothing runs
   // checkov:skip=CKV_AZURE_222: Event Grid calls the app's webhook from the internet
   name: name
@@ -90,7 +108,6 @@ resource app 'Microsoft.Web/sites@2024-04-01' = {
       minTlsVersion: '1.2'
       scmMinTlsVersion: '1.2'
       http20Enabled: true
-      ftpsState: 'Disabled'
       remoteDebuggingEnabled: false
     }
     functionAppConfig: {
@@ -127,18 +144,10 @@ resource settings 'Microsoft.Web/sites/config@2024-04-01' = {
   // checkov:skip=CKV_AZURE_222: see the app
   parent: app
   name: 'appsettings'
-  properties: union(moreSettings, names.containers, names.queues, names.tables, hostSettings, keySettings)
+  properties: union(limitSettings, moreSettings, names.containers, names.queues, names.tables, hostSettings, telemetrySettings, keySettings)
 }
 
-// A password for deployment would be a second way in.
-resource noFtp 'Microsoft.Web/sites/basicPublishingCredentialsPolicies@2024-04-01' = {
-  parent: app
-  name: 'ftp'
-  properties: {
-    allow: false
-  }
-}
-
+// A password for deployment would be a second way in. This plan has no FTP.
 resource noScm 'Microsoft.Web/sites/basicPublishingCredentialsPolicies@2024-04-01' = {
   parent: app
   name: 'scm'

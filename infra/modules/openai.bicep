@@ -33,6 +33,8 @@ resource account 'Microsoft.CognitiveServices/accounts@2024-10-01' = {
   }
 }
 
+// Dynamic quota is set by the postprovision hook. Here it could stop a first deployment: the account's property of that
+// name has been refused for this kind of account, and the deployment's is read-only by its type.
 resource deployment 'Microsoft.CognitiveServices/accounts/deployments@2024-10-01' = {
   parent: account
   name: deploymentName

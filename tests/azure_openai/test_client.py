@@ -40,7 +40,7 @@ REQUEST = {
     "custom_id": "a",
     "method": "POST",
     "url": "/chat/completions",
-    "body": {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello"}]},
+    "body": {"model": "batch-small", "messages": [{"role": "user", "content": "Hello"}]},
 }
 CONTENT = json.dumps(REQUEST).encode() + b"\n"
 CREATE, UPLOAD = "/batches$", "/files$"

@@ -32,7 +32,7 @@ FIRST_WAIT = timedelta(minutes=5)
 
 
 def deployment(**known: Any) -> Deployment:
-    return Deployment(name="gpt-4o-mini", **known)
+    return Deployment(name="batch-small", **known)
 
 
 def waiting(tokens: int, *, minutes: float = 0, number: int = 1, requests: int = 10) -> Part:

@@ -21,7 +21,7 @@ from tests.conftest import JOB_ID, NOON, a_part
 BOM = b"\xef\xbb\xbf"
 MAX_LINE = 1_000_000
 DUE = NOON + timedelta(minutes=10)
-DEPLOYMENT = "gpt-4o-mini-größer"  # its name has more bytes than characters
+DEPLOYMENT = "batch-small-größer"  # its name has more bytes than characters
 
 
 class Sent(NamedTuple):

@@ -80,7 +80,7 @@ def test_a_job_with_a_retry_is_reported_in_full() -> None:
             {
                 "id": "batch_1",
                 "part": 1,
-                "deployment": "gpt-4o-mini",
+                "deployment": "batch-small",
                 "endpoint": "/chat/completions",
                 "attempt": 1,
                 "status": "expired",
@@ -96,7 +96,7 @@ def test_a_job_with_a_retry_is_reported_in_full() -> None:
             {
                 "id": "batch_2",
                 "part": 1,
-                "deployment": "gpt-4o-mini",
+                "deployment": "batch-small",
                 "endpoint": "/chat/completions",
                 "attempt": 2,
                 "status": "completed",
@@ -151,7 +151,7 @@ def test_a_retried_job_tells_what_was_before_as_well() -> None:
     }
 
 
-PRICES = {"gpt-4o-mini": (1_000_000.0, 2_000_000.0)}
+PRICES = {"batch-small": (1_000_000.0, 2_000_000.0)}
 
 
 def test_what_a_job_cost_is_told_for_each_batch_and_for_all() -> None:

@@ -14,7 +14,7 @@ def main() -> int:
     """Write the picture. Return the exit code."""
     with (
         Bench(
-            {"MAX_ATTEMPTS": "1", "PRICES": "gpt-4o-batch=75/300"}, service={"token_limits": {"gpt-4o-batch": 50_000}}
+            {"MAX_ATTEMPTS": "1", "PRICES": "global-batch=75/300"}, service={"token_limits": {"global-batch": 50_000}}
         ) as stack,
         open_browser() as browser,
     ):

@@ -21,7 +21,7 @@ REFUSED = re.compile(r"Failed to load resource: the server responded with a stat
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Bench]:
-    with Bench({"MAX_ATTEMPTS": "1", "PRICES": "gpt-4o-batch=1000/2000"}) as bench:
+    with Bench({"MAX_ATTEMPTS": "1", "PRICES": "global-batch=1000/2000"}) as bench:
         wait_for(lambda: _is_well(bench), "the first tick")  # until then the app says that it is not well
         yield bench
 

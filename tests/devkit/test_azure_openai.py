@@ -69,7 +69,7 @@ def dated_client(url: str, api_key: str, version: str) -> openai.AzureOpenAI:
 
 def line(number: int, text: str = "hello", **changes: Any) -> str:
     """One line of an input file; `changes` replace its members, or with a name like `body_model` those of its body."""
-    body = {"model": "gpt-4o-batch", "messages": [{"role": "user", "content": text}]}
+    body = {"model": "global-batch", "messages": [{"role": "user", "content": text}]}
     body |= {name.removeprefix("body_"): value for name, value in changes.items() if name.startswith("body_")}
     members = {"custom_id": f"task-{number}", "method": "POST", "url": "/chat/completions", "body": body}
     return json.dumps(members | {name: value for name, value in changes.items() if not name.startswith("body_")})
@@ -270,7 +270,7 @@ def test_batch_goes_through_its_statuses(client: Client, emulator: AzureOpenAI) 
 
 
 def test_responses_endpoint(v1: OpenAI) -> None:
-    body = {"model": "gpt-4o-batch", "input": "hello"}
+    body = {"model": "global-batch", "input": "hello"}
     batch = run(v1, [line(1, url="/v1/responses", body=body)], endpoint="/v1/responses")
     (row,) = rows(v1, batch.output_file_id)
     usage = row["response"]["body"]["usage"]
@@ -412,7 +412,7 @@ def test_control_ends_a_held_batch(v1: OpenAI, emulator: AzureOpenAI, status: st
 def test_validation(
     v1: OpenAI, emulator: AzureOpenAI, content: list[str] | bytes, code: str, line_number: int | None
 ) -> None:
-    emulator.options(max_lines=3, deployments=["gpt-4o-batch"])
+    emulator.options(max_lines=3, deployments=["global-batch"])
     batch = run(v1, content)
     assert batch.status == "failed"
     assert batch.failed_at
@@ -480,7 +480,7 @@ def tokens(content: list[str]) -> int:
 def test_quota_refused_at_create(v1: OpenAI, emulator: AzureOpenAI) -> None:
     content = [line(n, "x" * 1000) for n in range(4)]
     limit = tokens(content) + 10
-    emulator.options(token_limits={"gpt-4o-batch": limit})
+    emulator.options(token_limits={"global-batch": limit})
     emulator.hold()
     file = upload(v1, content)
     answer = v1.batches.with_raw_response.create(input_file_id=file.id, **TO_CHAT)
@@ -492,7 +492,7 @@ def test_quota_refused_at_create(v1: OpenAI, emulator: AzureOpenAI) -> None:
     assert create(v1, [line(1, body_model="other")])  # another deployment has room of its own
     emulator.release()
     assert wait(v1, answer.parse()).status == "completed"
-    assert emulator.state()["enqueued_tokens"]["gpt-4o-batch"] == 0
+    assert emulator.state()["enqueued_tokens"]["global-batch"] == 0
     assert run(v1, content).status == "completed"
 
 

@@ -153,7 +153,7 @@ def test_no_results_blob_when_every_line_failed(v1: Client, blobs: Blobs) -> Non
 
 
 def test_responses_without_version_is_an_endpoint(v1: Client, blobs: Blobs) -> None:
-    content = [line(1, url="/responses", body={"model": "gpt-4o-batch", "input": "hello"})]
+    content = [line(1, url="/responses", body={"model": "global-batch", "input": "hello"})]
     output, _ = urls(run(v1, blobs, content, endpoint="/responses"))
     assert blobs.rows(output)[0]["response"]["body"]["object"] == "response"
 
@@ -380,7 +380,7 @@ def test_quota_refused_at_create(v1: Client, emulator: AzureOpenAI, blobs: Blobs
     assert error.value.code == "token_limit_exceeded"
     emulator.release()
     assert wait(v1, answer.parse()).status == "completed"
-    assert emulator.state()["enqueued_tokens"]["gpt-4o-batch"] == 0
+    assert emulator.state()["enqueued_tokens"]["global-batch"] == 0
 
 
 def test_quota_refused_later(v1: Client, emulator: AzureOpenAI, blobs: Blobs) -> None:

@@ -122,7 +122,7 @@ def test_a_file_is_dropped_into_the_running_stack_and_ctrl_c_ends_it(
     good = tmp_path / "only-good.jsonl"
     good.write_text("".join((SAMPLES / "good.jsonl").read_text().splitlines(keepends=True)[:5]))
     nameless = tmp_path / "nameless.jsonl"
-    nameless.write_text(good.read_text().replace("gpt-4o-mini-batch", "REPLACE-WITH-MODEL-DEPLOYMENT-NAME"))
+    nameless.write_text(good.read_text().replace('"model": "batch"', '"model": "REPLACE-WITH-MODEL-DEPLOYMENT-NAME"'))
     with running(environment, tmp_path) as stack:
         wait_until_up(environment, stack)
         done = drop(environment, good)

@@ -23,7 +23,7 @@ def line(custom_id: str, text: str = "Hello", /, **changes: Any) -> bytes:
 
     No two lines are the same, so that the emulator's count of executions is about this very line.
     """
-    body = {"model": "gpt-4o-batch", "user": f"user-{next(_numbers)}", "messages": [{"role": "user", "content": text}]}
+    body = {"model": "global-batch", "user": f"user-{next(_numbers)}", "messages": [{"role": "user", "content": text}]}
     body |= {name.removeprefix("body_"): value for name, value in changes.items() if name.startswith("body_")}
     members = {"custom_id": custom_id, "method": "POST", "url": "/chat/completions", "body": _present(body)}
     members |= {name: value for name, value in changes.items() if not name.startswith("body_")}

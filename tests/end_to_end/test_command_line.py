@@ -110,10 +110,10 @@ def test_the_findings_before_are_the_findings_after(terminal: Terminal) -> None:
 
 
 def test_the_deployment_goes_with_the_file(terminal: Terminal) -> None:
-    content = line("one").replace(b'"model": "gpt-4o-batch", ', b"")
+    content = line("one").replace(b'"model": "global-batch", ', b"")
     file = terminal.file("no-model.jsonl", content)
-    [done] = terminal.json("drop", file, "--deployment", "gpt-4o-batch", "--wait")["jobs"]
-    assert done["batches"][0]["deployment"] == "gpt-4o-batch"
+    [done] = terminal.json("drop", file, "--deployment", "global-batch", "--wait")["jobs"]
+    assert done["batches"][0]["deployment"] == "global-batch"
 
 
 def test_a_job_is_cancelled_and_says_so(terminal: Terminal, stack: Bench) -> None:

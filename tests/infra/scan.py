@@ -2,13 +2,19 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
-from tests.infra.templates import FILES, INFRA, PROJECT, template
+from tests.infra.templates import FILES, INFRA, PROJECT
 
 SKIP = re.compile(r"checkov:skip=(\w+): \S")
+DECLARED = re.compile(r"^resource \w+ '", re.MULTILINE)
+#: Functions that checkov's parser does not know yet, each with one that it takes in their place. They make no resource.
+STAND_INS = {"fail(": "string("}
 
 
 def _complaints(scan: dict[str, Any]) -> list[str]:
@@ -19,7 +25,7 @@ def _complaints(scan: dict[str, Any]) -> list[str]:
         for each in results["failed_checks"]
     ]
     found += [f"checkov cannot read {path}" for path in results["parsing_errors"]]
-    declared = sum(len(template(path).get("resources", {})) for path in FILES)
+    declared = sum(len(DECLARED.findall(path.read_text())) for path in FILES)
     if summary["resource_count"] < declared:
         found.append(f"checkov saw {summary['resource_count']} resources of {declared}: it did not read every file")
     if not summary["passed"]:
@@ -37,11 +43,21 @@ def _complaints(scan: dict[str, Any]) -> list[str]:
     return found
 
 
+def _scan(templates: Path) -> subprocess.CompletedProcess[str]:
+    command = [str(PROJECT / ".checkov/bin/checkov"), "-d", str(templates), "--framework", "bicep", "--skip-download"]
+    return subprocess.run([*command, "-o", "json"], capture_output=True, text=True, check=False)
+
+
 def main() -> int:
     """Scan, print what is wrong, and return 1 if anything is."""
-    checkov = PROJECT / ".checkov/bin/checkov"
-    command = [str(checkov), "-d", str(INFRA), "--framework", "bicep", "--skip-download", "-o", "json"]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    with tempfile.TemporaryDirectory() as folder:
+        copy = shutil.copytree(INFRA, Path(folder) / "infra")
+        for path in copy.rglob("*.bicep"):
+            text = path.read_text()
+            for unknown, known in STAND_INS.items():
+                text = text.replace(unknown, known)
+            path.write_text(text)
+        run = _scan(copy)
     if not run.stdout.startswith("{"):
         sys.stderr.write(f"checkov did not run\n{run.stdout}{run.stderr}")
         return 1

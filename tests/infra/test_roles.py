@@ -4,13 +4,14 @@ import ast
 import json
 import re
 from collections import defaultdict
+from typing import NamedTuple
 
 import pytest
 from azure.data.tables import TableClient, TableServiceClient
 from azure.storage.blob import BlobClient, BlobServiceClient, ContainerClient
 from azure.storage.queue import QueueClient, QueueServiceClient
 
-from tests.infra.templates import FILES, INFRA, PROJECT, left_out
+from tests.infra.templates import INFRA, PROJECT, WHOLE, left_out, made_of, names, the
 
 BLOB, QUEUE = "blobServices/containers", "queueServices/queues"
 ENTITY = "tableServices/tables/entities"
@@ -63,12 +64,12 @@ HOST_NEEDS = {
 
 #: What the others do.
 OTHER_NEEDS = {
-    "servicePrincipalId": {
+    "service": {
         f"{BLOB}/blobs/read": "SUBMIT_MODE=blob: input from archive and work",
         f"{BLOB}/blobs/write": "SUBMIT_MODE=blob: results into work",
     },
-    "userPrincipalId": {f"{BLOB}/blobs/write": "drops a file", f"{BLOB}/blobs/read": "fetches results"},
-    "topic.identity.principalId": {f"{BLOB}/blobs/write": "dead letters of Event Grid"},
+    "user": {f"{BLOB}/blobs/write": "drops a file", f"{BLOB}/blobs/read": "fetches results"},
+    "topic": {f"{BLOB}/blobs/write": "dead letters of Event Grid"},
 }
 
 #: The data actions of the built-in roles, as far as needed here. Entered by hand: no test holds them to Azure.
@@ -136,19 +137,77 @@ def calls_of(source: str) -> set[str]:
     return found
 
 
-def granted() -> dict[str, set[str]]:
-    """Return the roles that bicep grants, by whom it grants them to."""
-    found = defaultdict[str, set[str]](set)
-    for path in FILES:
-        for block in path.read_text().split("\nresource ")[1:]:
-            if "'Microsoft.Authorization/roleAssignments@" in block.partition("\n")[0]:
-                (whom,) = re.findall(r"\n    principalId: (\S+)", block)
-                (role,) = re.findall(r"roles\['(.+?)'\]", block)
-                assert f"'{role}')" in block, f"{path.name}: the assignment's name is made of another role"
-                found["app" if whom in {"principalId", "appPrincipalId"} else whom].add(role)
+ROLE_OF = {guid: role for role, guid in json.loads((INFRA / "roles.json").read_text()).items()}
+
+#: What part of the id of whom a role is given to tells who that is; a user's id has none of these.
+WHOM = {
+    "Microsoft.ManagedIdentity/userAssignedIdentities/": "app",
+    "Microsoft.CognitiveServices/accounts/": "service",
+    "Microsoft.EventGrid/systemTopics/": "topic",
+}
+
+
+class Grant(NamedTuple):
+    """A role, who has it, and where: an id without what is before the provider."""
+
+    whom: str
+    role: str
+    where: str
+
+
+def grants(name: str) -> list[Grant]:
+    """Return the roles that a set of parameters grants."""
+    found = []
+    for each in made_of(name, "Microsoft.Authorization/roleAssignments"):
+        principal, role = each["properties"]["principalId"], each["properties"]["roleDefinitionId"].rpartition("/")[2]
+        whom = next((who for part, who in WHOM.items() if part in principal), "user")
+        if each["id"].startswith("["):
+            (scope,) = re.findall(r"^\[extensionResourceId\('([^']+)'", each["id"])
+            # What the assignment's name is made of must tell it from every other: where, who and which role.
+            assert each["name"].startswith(f"[guid('{scope}', ")
+            assert each["name"].endswith(f", '{ROLE_OF[role]}')]")
+        else:
+            scope = each["id"].partition("/providers/Microsoft.Authorization/")[0]
+        found.append(Grant(whom, ROLE_OF[role], scope.partition("/resourceGroups/")[2].replace("/providers/", ": ")))
     return found
 
 
+def granted() -> dict[str, set[str]]:
+    """Return the roles that are granted with any set of parameters, by whom they are granted to."""
+    found = defaultdict[str, set[str]](set)
+    for name in WHOLE:
+        for grant in grants(name):
+            found[grant.whom].add(grant.role)
+    return found
+
+
+def where_granted(name: str) -> set[Grant]:
+    """Return the grants that a set of parameters is to make, each at the least place that serves."""
+    storage = f"rg-snapshot: Microsoft.Storage/storageAccounts/{the(name, 'Microsoft.Storage/storageAccounts')['name']}"
+    container = f"{storage}/blobServices/default/containers"
+    insights = the(name, "Microsoft.Insights/components")["name"]
+    accounts = made_of(name, "Microsoft.CognitiveServices/accounts")
+    account = f"rg-snapshot: Microsoft.CognitiveServices/accounts/{accounts[0]['name']}" if accounts else THEIRS
+    expected = {
+        Grant("app", "Storage Blob Data Owner", storage),
+        Grant("app", "Storage Queue Data Contributor", storage),
+        Grant("app", "Storage Table Data Contributor", storage),
+        Grant("app", "Cognitive Services OpenAI Contributor", account),
+        Grant("app", "Monitoring Metrics Publisher", f"rg-snapshot: Microsoft.Insights/components/{insights}"),
+        Grant("topic", "Storage Blob Data Contributor", f"{container}/{names()['deadLetterContainer']}"),
+    }
+    if name == "blob-mode":
+        expected |= {
+            Grant("service", "Storage Blob Data Reader", f"{container}/batch-archive"),
+            Grant("service", "Storage Blob Data Contributor", f"{container}/batch-work"),
+            Grant("user", "Storage Blob Data Contributor", storage),
+        }
+    if name == "vault":
+        expected.add(Grant("app", "Key Vault Secrets User", "vault-group: Microsoft.KeyVault/vaults/their-vault"))
+    return expected
+
+
+THEIRS = "their-group: Microsoft.CognitiveServices/accounts/their-account"
 SOURCES = [path for path in sorted((PROJECT / "batch_fn").rglob("*.py")) if not left_out(path.relative_to(PROJECT))]
 USED = {call for path in SOURCES for call in calls_of(path.read_text())}
 
@@ -168,6 +227,13 @@ def test_what_the_host_and_the_others_do_is_covered() -> None:
     for whom, actions in needs.items():
         for action in actions:
             assert any(action in ROLES[role] for role in granted()[whom]), f"{whom}: {action}"
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_each_role_is_granted_where_it_is_needed_and_nowhere_else(name: str) -> None:
+    found = grants(name)
+    assert set(found) == where_granted(name)
+    assert len(set(found)) == len(found)
 
 
 def test_no_role_is_granted_that_none_needs() -> None:

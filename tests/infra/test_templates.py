@@ -1,18 +1,17 @@
-"""What bicep makes is what the code uses: settings, names, host, events, alerts."""
+"""What the templates make is what the code uses: settings, names, model, network, host and events."""
 
 import json
-import os
 import re
-import shutil
 import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from batch_fn.settings import Settings
-from tests.infra.templates import FILES, INFRA, PROJECT, module, names, template
+from tests.infra.templates import FILES, INFRA, PROJECT, SETS, SNAPSHOTS, WHOLE, interface, made, made_of, names, the
 
 SETTINGS = {each.metadata["name"]: each for each in fields(Settings)}
 DEFAULTS = Settings(storage="x", openai_endpoint="https://x")
@@ -28,60 +27,94 @@ HOST_SETTINGS = {
     "PYTHON_THREADPOOL_THREAD_COUNT": "the worker's threads",
 }
 
-
-def bicep_settings() -> dict[str, str]:
-    found = dict(module("function")["variables"]["hostSettings"]["value"])
-    for kind in ("containers", "queues", "tables"):
-        found |= names()[kind]
-    return found
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_a_file_parses(path: Path) -> None:
-    assert template(path).keys() & {"resources", "modules"}
+TELEMETRY_SETTINGS = {
+    "AzureFunctionsJobHost__telemetryMode": "OpenTelemetry",
+    "OTEL_TRACES_SAMPLER": "microsoft.fixed_percentage",
+    "OTEL_TRACES_SAMPLER_ARG": "1.0",
+    "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+}
 
 
-def test_every_file_that_is_named_is_there() -> None:
-    for path in FILES:
-        for name in re.findall(r"(?:module \w+ |load\w+Content\()'([^']+)'", path.read_text()):
-            assert (path.parent / name).is_file(), f"{path.name} names {name}"
-    used = {name for path in FILES for name in re.findall(r"modules/([\w-]+)\.bicep", path.read_text())}
+def settings_of(name: str) -> dict[str, str]:
+    """Return the application settings that a set of parameters makes."""
+    settings: dict[str, str] = the(name, "sites/config")["properties"]
+    return settings
+
+
+def properties_of(name: str, kind: str) -> Any:
+    return the(name, kind)["properties"]
+
+
+def last_names(name: str, kind: str) -> list[str]:
+    return [each["name"].rpartition("/")[2] for each in made_of(name, kind)]
+
+
+def test_every_set_of_parameters_has_its_snapshot_and_no_snapshot_is_left_over() -> None:
+    assert {path.name.partition(".")[0] for path in SNAPSHOTS.glob("*.snapshot.json")} == set(SETS)
+    assert {"default", "existing-account", "blob-mode", "private-network", "vault"} <= set(SETS)
+
+
+@pytest.mark.parametrize("path", sorted(SNAPSHOTS.rglob("*.json")), ids=lambda path: path.stem)
+def test_a_snapshot_holds_nothing_of_the_machine_that_wrote_it(path: Path) -> None:
+    assert str(PROJECT) not in path.read_text()
+    assert not re.search(r"file:/|/home/|/root/|/Users/|/tmp/|\b[A-Z]:\\", path.read_text())
+
+
+def test_every_module_is_used() -> None:
+    used = {name for path in FILES for name in re.findall(r"'modules/([\w-]+)\.bicep'", path.read_text())}
     assert used == {path.stem for path in (INFRA / "modules").iterdir()}
 
 
-def test_a_module_gets_each_parameter_that_it_needs_and_no_other() -> None:
-    for call in template(INFRA / "main.bicep")["modules"].values():
-        config = call["config"].get("config", call["config"])  # within, where the module has a condition
-        takes = template(INFRA / call["detail"]["path"])["parameters"]
-        assert set(config["params"]) == set(takes), call["detail"]["path"]
+def test_no_module_is_deployed_to_a_group_that_may_have_no_name() -> None:
+    # Azure checks the scope of a module even where its condition is false: a parameter that may be empty is none.
+    for group in interface("main")["groups"]:
+        assert group.startswith("[variables("), group
 
 
-def test_parameters_of_azd_are_those_of_main() -> None:
+def test_parameters_and_defaults_of_azd_are_those_of_main() -> None:
     given = json.loads((INFRA / "main.parameters.json").read_text())["parameters"]
-    assert set(given) == set(template(INFRA / "main.bicep")["parameters"])
-    for path in ("postdeploy.sh", "postdeploy.ps1"):
-        used = set(re.findall(r"\bAZURE_[A-Z_]+\b", (INFRA / "hooks" / path).read_text())) - {"AZURE_SUBSCRIPTION_ID"}
-        assert used <= set(template(INFRA / "main.bicep")["outputs"]), path
+    takes = interface("main")["parameters"]
+    assert set(given) == set(takes)
+    for name, default in takes.items():
+        if default is not None and default != {}:
+            said = re.fullmatch(r"\$\{[A-Z_]+=(.*)\}", given[name]["value"])
+            assert said, name
+            assert said[1] == (str(default).lower() if isinstance(default, bool) else str(default)), name
 
 
-def test_every_setting_of_bicep_is_one_of_the_app_or_of_the_host() -> None:
-    assert set(bicep_settings()) - set(SETTINGS) == set(HOST_SETTINGS)
+@pytest.mark.parametrize("name", WHOLE)
+def test_every_setting_is_one_of_the_app_or_of_the_host(name: str) -> None:
+    expected = set(HOST_SETTINGS)
+    if name == "telemetry":
+        expected |= {*TELEMETRY_SETTINGS, "OTEL_EXPORTER_OTLP_ENDPOINT"}
+    assert set(settings_of(name)) - set(SETTINGS) == expected
 
 
-def test_the_app_starts_with_what_bicep_sets() -> None:
-    # What a parameter of the module gives is known in Azure only.
-    known = {"openAiEndpoint": "https://oai-x.openai.azure.com/", "submitMode": "upload"}
-    settings = Settings.read({name: known.get(value, value) for name, value in bicep_settings().items()})
+@pytest.mark.parametrize("name", WHOLE)
+def test_the_app_starts_with_what_it_is_given(name: str) -> None:
+    # What another resource gives is known in Azure only.
+    known = {
+        setting: "https://known-in-azure.example/" if value.startswith("[") else value
+        for setting, value in settings_of(name).items()
+    }
+    settings = Settings.read(known)
     assert settings.storage is None, "a connection string would be a key"
     assert settings.storage_client_id
     assert settings.trigger_source == "EventGrid"
+    assert settings.submit_mode == ("blob" if name == "blob-mode" else "upload")
 
 
-def test_containers_queues_and_tables_are_called_what_the_code_calls_them() -> None:
+@pytest.mark.parametrize("name", WHOLE)
+def test_containers_queues_and_tables_are_called_what_the_code_calls_them(name: str) -> None:
     for kind in ("containers", "queues", "tables"):
-        for setting, name in names()[kind].items():
-            assert SETTINGS[setting].default == name
+        for setting, called in names()[kind].items():
+            assert SETTINGS[setting].default == called
+            assert settings_of(name)[setting] == called
         assert sorted(names()[kind].values()) == sorted(getattr(DEFAULTS, kind))
+    own = {names()["deploymentContainer"], names()["deadLetterContainer"]}
+    assert set(last_names(name, "blobServices/containers")) == {*DEFAULTS.containers, *own}
+    assert set(last_names(name, "queueServices/queues")) == {*DEFAULTS.queues, *names()["poisonQueues"]}
+    assert set(last_names(name, "tableServices/tables")) == set(DEFAULTS.tables)
 
 
 TRIGGERS = """
@@ -102,109 +135,127 @@ def triggers() -> list[dict[str, str]]:
 
 def test_every_queue_that_a_trigger_listens_to_is_made() -> None:
     listened = {trigger["queueName"] for trigger in triggers() if trigger["type"] == "queueTrigger"}
-    made = {*names()["queues"].values(), *names()["poisonQueues"]}
-    assert listened | set(DEFAULTS.queues) == made
-    text = (INFRA / "modules/storage.bicep").read_text()
-    assert set(re.findall(r"names\.queues\.(\w+)", text)) == set(names()["queues"])
+    assert listened | set(DEFAULTS.queues) == set(last_names("default", "queueServices/queues"))
+
+
+def test_the_model_of_the_default_lives_and_its_deployment_is_named_for_no_model() -> None:
+    deployment = the("default", "accounts/deployments")
+    assert deployment["name"].endswith("/batch")
+    assert deployment["sku"] == {"name": "GlobalBatch", "capacity": 90}
+    assert deployment["properties"]["model"] == {"format": "OpenAI", "name": "gpt-5.4-mini", "version": "2026-03-17"}
+    # The app is told what it may enqueue: what is too large for all of it is sent in parts.
+    assert settings_of("default")["TOKEN_LIMITS"] == "batch=90000"
+    assert "TOKEN_LIMITS" not in settings_of("existing-account")
+    assert "dynamicThrottlingEnabled" not in deployment["properties"], "a refusal would stop the deployment"
+    account = the("default", "Microsoft.CognitiveServices/accounts")
+    assert account["properties"]["customSubDomainName"] == account["name"]
 
 
 def test_host_json_and_the_plan_agree() -> None:
     host = json.loads((PROJECT / "host.json").read_text())
-    threads = int(bicep_settings()["PYTHON_THREADPOOL_THREAD_COUNT"])
+    threads = int(settings_of("default")["PYTHON_THREADPOOL_THREAD_COUNT"])
     queues, blobs = host["extensions"]["queues"], host["extensions"]["blobs"]
     assert queues["batchSize"] + queues["newBatchThreshold"] <= threads
     assert blobs["maxDegreeOfParallelism"] <= threads
     assert host["extensionBundle"]["version"] == "[4.0.0, 5.0.0)", "Flex Consumption takes bundles from 4.0.0"
-    config = module("function")["resources"]["app"]["config"]["properties"]["functionAppConfig"]
     version = (PROJECT / ".python-version").read_text().strip()
+    config = properties_of("default", "Microsoft.Web/sites")["functionAppConfig"]
     assert config["runtime"] == {"name": "python", "version": version}
+    assert config["scaleAndConcurrency"] == {"instanceMemoryMB": 2048, "maximumInstanceCount": 40}
     hours, minutes, _ = map(int, host["functionTimeout"].split(":"))
     assert DEFAULTS.claim_seconds <= hours * 3600 + minutes * 60
 
 
-def test_nothing_takes_a_key() -> None:
-    assert module("storage")["resources"]["account"]["config"]["properties"]["allowSharedKeyAccess"] is False
-    assert module("openai")["resources"]["account"]["config"]["properties"]["disableLocalAuth"] is True
-    assert module("monitoring")["resources"]["insights"]["config"]["properties"]["DisableLocalAuth"] is True
-    text = "\n".join(path.read_text() for path in FILES)
-    assert re.findall(r"list\w+\(", text) == ["listKeys("], "only the app's own system key is read"
+def test_no_record_of_the_log_is_sampled_away() -> None:
+    host = json.loads((PROJECT / "host.json").read_text())
+    # Without OpenTelemetry the host heeds this section; with it, the settings below.
+    assert "telemetryMode" not in host
+    assert "Trace" in host["logging"]["applicationInsights"]["samplingSettings"]["excludedTypes"].split(";")
+    for name in WHOLE:
+        found = {setting: value for setting, value in settings_of(name).items() if setting in TELEMETRY_SETTINGS}
+        assert found == (TELEMETRY_SETTINGS if name == "telemetry" else {}), name
+
+
+def test_more_settings_win_over_a_default_and_not_over_what_the_template_knows() -> None:
+    given = (SNAPSHOTS / "telemetry.bicepparam").read_text()
+    assert {"SUBMIT_MODE", "TOKEN_LIMITS"} <= set(re.findall(r"^  (\w+):", given, re.MULTILINE))
+    assert settings_of("telemetry")["SUBMIT_MODE"] == "upload"
+    assert settings_of("telemetry")["TOKEN_LIMITS"] == "batch=1000,other=2000"
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_nothing_takes_a_key(name: str) -> None:
+    assert properties_of(name, "Microsoft.Storage/storageAccounts")["allowSharedKeyAccess"] is False
+    assert properties_of(name, "Microsoft.Insights/components")["DisableLocalAuth"] is True
+    for account in made_of(name, "Microsoft.CognitiveServices/accounts"):
+        assert account["properties"]["disableLocalAuth"] is True
+    for policy in made_of(name, "sites/basicPublishingCredentialsPolicies"):
+        assert policy["properties"]["allow"] is False
+    keys = settings_of(name).get("AZURE_OPENAI_API_KEY")
+    reference = "@Microsoft.KeyVault(VaultName=their-vault;SecretName=azure-openai-api-key)"
+    assert keys == (reference if name == "vault" else None)
+
+
+def test_only_the_system_key_of_the_app_is_read() -> None:
+    for name in SETS:
+        found = set(re.findall(r"list\w+\([^)]*\)\.[\w.]+", json.dumps(made(name))))
+        if name == "event-subscription":
+            (only,) = found
+            assert only.endswith("host/default', '2024-04-01').systemKeys.blobs_extension")
+        else:
+            assert not found
+
+
+@pytest.mark.parametrize("name", ["existing-account", "vault"])
+def test_an_existing_account_is_called_at_its_sub_domain_and_gets_no_deployment(name: str) -> None:
+    assert not made_of(name, "Microsoft.CognitiveServices/accounts")
+    assert not made_of(name, "accounts/deployments")
+    endpoint = settings_of(name)["AZURE_OPENAI_ENDPOINT"]
+    assert endpoint.startswith("[format('https://{0}.openai.azure.com/', ")
+    assert "/resourceGroups/their-group/providers/Microsoft.CognitiveServices/accounts/their-account" in endpoint
+    assert "customSubDomainName" in endpoint
+    assert "'endpoint'" not in endpoint
+
+
+def test_blob_mode_lets_the_account_reach_the_storage_account() -> None:
+    account = the("blob-mode", "Microsoft.CognitiveServices/accounts")
+    (rule,) = properties_of("blob-mode", "Microsoft.Storage/storageAccounts")["networkAcls"]["resourceAccessRules"]
+    assert rule["resourceId"] == account["id"]
+    assert account["identity"] == {"type": "SystemAssigned"}
+    assert not properties_of("default", "Microsoft.Storage/storageAccounts")["networkAcls"]["resourceAccessRules"]
+
+
+def test_a_private_network_closes_storage_and_service_and_opens_endpoints_to_them() -> None:
+    storage, account = (
+        the("private-network", "Microsoft.Storage/storageAccounts"),
+        the("private-network", "Microsoft.CognitiveServices/accounts"),
+    )
+    assert storage["properties"]["networkAcls"]["defaultAction"] == "Deny"
+    assert account["properties"]["publicNetworkAccess"] == "Disabled"
+    reached = {
+        (link["properties"]["privateLinkServiceId"], group)
+        for endpoint in made_of("private-network", "Microsoft.Network/privateEndpoints")
+        for link in endpoint["properties"]["privateLinkServiceConnections"]
+        for group in link["properties"]["groupIds"]
+    }
+    assert reached == {*((storage["id"], each) for each in ("blob", "queue", "table")), (account["id"], "account")}
+    network = the("private-network", "Microsoft.Network/virtualNetworks")
+    subnets = {each["name"]: each["properties"] for each in network["properties"]["subnets"]}
+    (delegation,) = subnets["app"]["delegations"]
+    assert delegation["properties"]["serviceName"] == "Microsoft.App/environments"
+    site = properties_of("private-network", "Microsoft.Web/sites")
+    assert site["virtualNetworkSubnetId"] == f"{network['id']}/subnets/app"
+    for name in set(WHOLE) - {"private-network"}:
+        assert not [each for each in made(name) if each["type"].startswith("Microsoft.Network/")]
 
 
 def test_events_of_whole_blobs_in_the_inbox_reach_the_drop() -> None:
-    inbox = template(INFRA / "event-subscription.bicep")["resources"]["inbox"]["config"]["properties"]
+    inbox = properties_of("event-subscription", "systemTopics/eventSubscriptions")
     assert "functionName=Host.Functions.drop&code=" in inbox["destination"]["properties"]["endpointUrl"]
     assert '@app.function_name("drop")' in (PROJECT / "function_app.py").read_text()
-    begins = "/blobServices/default/containers/${names.containers.INPUT_CONTAINER}/blobs/"
-    assert inbox["filter"]["subjectBeginsWith"] == begins
+    assert inbox["filter"]["subjectBeginsWith"] == f"/blobServices/default/containers/{DEFAULTS.input_container}/blobs/"
     (kept,) = inbox["filter"]["advancedFilters"]
     assert (kept["operatorType"], kept["key"]) == ("StringIn", "data.api")
     assert {"PutBlob", "PutBlockList", "CopyBlob", "FlushWithClose"} <= set(kept["values"])
-    assert "deadLetterWithResourceIdentity" in inbox
-
-
-def test_each_hook_waits_for_the_key_and_deploys_the_subscription() -> None:
-    takes = set(template(INFRA / "event-subscription.bicep")["parameters"])
-    for name in ("postdeploy.sh", "postdeploy.ps1"):
-        text = (INFRA / "hooks" / name).read_text()
-        assert set(re.findall(r"(\w+)=[\"$]+(?:env:)?AZURE_", text)) == takes, name
-        assert "blobs_extension" in text
-        assert f"infra/hooks/{name}" in (PROJECT / "azure.yaml").read_text()
-
-
-FAKE_AZ = """#!/bin/sh
-echo "$@" >> "$HERE/calls"
-case "$*" in
-  *"keys list"*) if [ -e "$HERE/asked" ]; then echo true; else touch "$HERE/asked"; echo; fi ;;
-esac
-"""
-
-
-def test_the_hook_waits_until_the_key_is_there_and_may_run_again(tmp_path: Path) -> None:
-    for name, text in {"az": FAKE_AZ, "sleep": "#!/bin/sh\n"}.items():
-        (tmp_path / name).write_text(text)
-        (tmp_path / name).chmod(0o755)
-    shell = shutil.which("sh")
-    assert shell
-    given = ("RESOURCE_GROUP", "FUNCTION_APP_NAME", "STORAGE_ACCOUNT_NAME", "EVENT_TOPIC_NAME")
-    environment = {f"AZURE_{name}": f"the-{name.lower()}" for name in given}
-    environment |= {"HERE": str(tmp_path), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    for _ in range(2):
-        subprocess.run([shell, INFRA / "hooks/postdeploy.sh"], env=environment, check=True, capture_output=True)
-    calls = (tmp_path / "calls").read_text()
-    assert calls.count("keys list") == 3  # not yet, there, and there at once
-    assert calls.count("deployment group create") == 2
-    assert "functionAppName=the-function_app_name" in calls
-    del environment["AZURE_EVENT_TOPIC_NAME"]
-    lost = subprocess.run([shell, INFRA / "hooks/postdeploy.sh"], env=environment, check=False, capture_output=True)
-    assert lost.returncode != 0
-
-
-def events_of_the_journal() -> set[str]:
-    source = "\n".join(path.read_text() for path in (PROJECT / "batch_fn").rglob("*.py"))
-    return set(re.findall(r'\blog\.(?:info|warning)\(\s*"(\w+)"', source))
-
-
-def test_every_event_that_a_query_asks_for_is_one_the_app_logs() -> None:
-    texts = [path.read_text() for path in sorted((INFRA / "alerts").glob("*.kql"))]
-    texts += [
-        item["content"]["query"]
-        for item in json.loads((INFRA / "workbook.json").read_text())["items"]
-        if "query" in item["content"]
-    ]
-    asked = set()
-    for text in texts:
-        for one, several in re.findall(r'event\)? (?:[=!]= "(\w+)"|in \(([^)]+)\))', text):
-            asked |= {one} if one else set(re.findall(r"\w+", several))
-        for name in re.findall(r'name == "(\w+)"', text):
-            assert f'@app.function_name("{name}")' in (PROJECT / "function_app.py").read_text()
-    assert asked
-    assert asked <= events_of_the_journal()
-
-
-def test_alerts_are_those_of_the_operations_guide() -> None:
-    files = {path.stem: path.read_text().strip() for path in (INFRA / "alerts").glob("*.kql")}
-    listed = [each["name"] for each in module("alerts")["variables"]["alerts"]["value"]]
-    assert set(listed) == set(files)
-    alerts = (PROJECT / "docs/operations.md").read_text().partition("\n## Alerts\n")[2].partition("\n## ")[0]
-    shown = [re.findall(r"```kusto\n(.*?)```", each, re.DOTALL)[0].strip() for each in alerts.split("\n### ")[1:]]
-    assert shown == [files[name] for name in listed]
+    dead = inbox["deadLetterWithResourceIdentity"]["deadLetterDestination"]["properties"]
+    assert dead["blobContainerName"] in last_names("default", "blobServices/containers")

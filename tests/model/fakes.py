@@ -325,7 +325,7 @@ class FakeBlobClient(NamedTuple):
 
 
 class FakeBlobs(_StorageHand):
-    """Blob storage, as batch_fn.containers.Containers."""
+    """Blob storage, as Blobs."""
 
     @reads
     def drop(self, name: str) -> Drop | None:
@@ -469,7 +469,7 @@ class FakeBlobs(_StorageHand):
 
 
 class FakeWriter:
-    """A blob that appears whole when its writer is closed without an error, as batch_fn.containers.Writer."""
+    """A blob that appears whole when its writer is closed without an error, as Writer."""
 
     def __init__(self, containers: FakeBlobs, container: str, name: str, over: str | None) -> None:
         self._containers, self._container, self._name, self._over = containers, container, name, over
@@ -526,7 +526,7 @@ class FakeQueues(_StorageHand):
 
 
 class FakeService(_Hand):
-    """Azure OpenAI's files and batches, as batch_fn.openai_batches.OpenAIBatches."""
+    """Azure OpenAI's files and batches, as OpenAIBatches."""
 
     once = frozenset({"upload", "create"})
 

@@ -209,7 +209,7 @@ def test_no_line_is_counted_twice_whatever_the_service_counts(data: st.DataObjec
 
 def test_a_job_in_hand_is_told_with_its_parts_and_what_it_cost_so_far() -> None:
     settled = msgspec.structs.replace(SETTLED, usage=Usage(10, 5, 15), created_at=NOON)
-    prices = {"gpt-4o-mini": (1_000_000.0, 2_000_000.0)}
+    prices = {"batch-small": (1_000_000.0, 2_000_000.0)}
     job = a_job(requests=10, estimate=Estimate(80, 80.0))
     detail = in_hand(job, [AGAIN, settled], prices=prices)
     assert detail["progress"] == {"requests": 10, "completed": 7, "failed": 1, "failed_so_far": 0}
@@ -284,11 +284,11 @@ def test_a_deployment_has_its_limit_and_what_waits_for_it(app: App) -> None:
     waits = a_part(estimated_tokens=70)
     runs = a_part(number=2, state=PartState.OPEN, batch_id="b", estimated_tokens=30)
     app.tables.change([Change(waits), Change(runs)])
-    app.tables.update_deployment("gpt-4o-mini", lambda known: msgspec.structs.replace(known, limit=90, correction=2.0))
+    app.tables.update_deployment("batch-small", lambda known: msgspec.structs.replace(known, limit=90, correction=2.0))
     app.tables.record_tick(NOON)
     [shown] = list_deployments(app)
     assert job.job_id == waits.job_id
-    assert (shown["name"], shown["limit"], shown["enqueued"], shown["waiting_tokens"]) == ("gpt-4o-mini", 90, 60, 140)
+    assert (shown["name"], shown["limit"], shown["enqueued"], shown["waiting_tokens"]) == ("batch-small", 90, 60, 140)
     assert (shown["waiting_parts"], shown["open_batches"]) == (1, 1)
     assert shown["oldest_waiting"] == "2026-11-22T12:00:00Z"
 

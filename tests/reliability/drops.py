@@ -137,6 +137,6 @@ def ends_its_batch(how: str) -> Line:
 
 def _line(text: str, fate: Fate, *, executions: int) -> Line:
     custom_id = f"line-{next(_numbers)}"
-    body = {"model": "gpt-4o-batch", "messages": [{"role": "user", "content": text}]}
+    body = {"model": "global-batch", "messages": [{"role": "user", "content": text}]}
     request = {"custom_id": custom_id, "method": "POST", "url": "/chat/completions", "body": body}
     return Line(custom_id, json.dumps(request).encode(), fate, executions)

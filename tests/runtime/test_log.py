@@ -37,8 +37,8 @@ def test_a_note_is_information_and_says_which_job_it_is_about(caplog: pytest.Log
 
 
 def test_a_warning_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    log.warning("deployment_refuses", deployment="gpt-4o-mini")
-    assert read(caplog) == (logging.WARNING, {"event": "deployment_refuses", "deployment": "gpt-4o-mini"})
+    log.warning("deployment_refuses", deployment="batch-small")
+    assert read(caplog) == (logging.WARNING, {"event": "deployment_refuses", "deployment": "batch-small"})
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def containers(azurite: Azurite, settings: Settings) -> Blobs:
     return App(settings).blobs
 
 
-def line(custom_id: str, model: str | None = "gpt-4o-mini", text: str = "Grüße 🙂") -> bytes:
+def line(custom_id: str, model: str | None = "batch-small", text: str = "Grüße 🙂") -> bytes:
     body: dict[str, Any] = {"messages": [{"role": "user", "content": text}]} | ({"model": model} if model else {})
     request = {"custom_id": custom_id, "method": "POST", "url": "/chat/completions", "body": body}
     return json.dumps(request, ensure_ascii=False).encode()
@@ -50,7 +50,7 @@ def parts_of(containers: Blobs, settings: Settings, content: bytes, requests: in
     """The parts of a drop, of so many requests each."""
     containers.drop_client(NAME).upload_blob(content)
     planner = Planner(Limits(10**9, requests), container=settings.input_container, name=NAME, size=len(content))
-    for result in check([content], Rules(deployment="gpt-4o-mini")):
+    for result in check([content], Rules(deployment="batch-small")):
         assert not isinstance(result, Finding), result
         planner.add(result)
     return planner.parts(JOB_ID, now=NOON, due=NOON)
@@ -96,7 +96,7 @@ def test_a_deployment_is_filled_in_on_the_way(containers: Blobs, settings: Setti
     (part,) = parts_of(containers, settings, b"\n".join([A, UNFILLED, PLACEHOLDER]), requests=9)
     requests = [json.loads(raw) for raw in uploaded(containers, part).splitlines()]
     assert [request["custom_id"] for request in requests] == ["a", "e", "f"]
-    assert {request["body"]["model"] for request in requests} == {"gpt-4o-mini"}
+    assert {request["body"]["model"] for request in requests} == {"batch-small"}
     assert {request["body"]["messages"][0]["content"] for request in requests} == {"Grüße 🙂"}
     assert [raw for _, raw in read_lines(containers, part.source, MAX_LINE)] == [A, UNFILLED, PLACEHOLDER]
 
@@ -110,7 +110,7 @@ def test_picked_lines_are_uploaded_without_their_numbers(containers: Blobs, sett
     sent = uploaded(containers, a_part(source=source)).splitlines()
     if fill:
         assert [json.loads(raw)["custom_id"] for raw in sent] == ["a", "e", "\t"]
-        assert {json.loads(raw)["body"]["model"] for raw in sent} == {"gpt-4o-mini"}
+        assert {json.loads(raw)["body"]["model"] for raw in sent} == {"batch-small"}
     else:
         assert sent == [raw for _, raw in some]
 

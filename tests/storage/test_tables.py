@@ -85,7 +85,7 @@ def test_of_eight_that_begin_a_job_at_once_all_hold_the_same_row(tables: Tables)
 def test_what_was_never_begun_is_not_there(tables: Tables) -> None:
     assert tables.active_job(JOB_ID) is None
     assert tables.finished(JOB_ID) is None
-    assert tables.deployment("gpt-4o-mini") == Deployment(name="gpt-4o-mini")
+    assert tables.deployment("batch-small") == Deployment(name="batch-small")
 
 
 # Update
@@ -237,7 +237,7 @@ def test_the_jobs_in_hand_are_those_that_were_begun_and_not_forgotten(tables: Ta
     assert [job.job_id for job in tables.active_jobs()] == [JOB_ID]
 
 
-ODD_NAMES = ["gpt-4o-mini", "a/b", "a\\b", "50% #1?", "o'clock", "größer 東京 🙂", "a\tb", "x" * 200]
+ODD_NAMES = ["batch-small", "a/b", "a\\b", "50% #1?", "o'clock", "größer 東京 🙂", "a\tb", "x" * 200]
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)
@@ -261,11 +261,11 @@ def test_a_deployment_is_known_by_whatever_name_users_gave_it(tables: Tables, na
 
 def test_of_eight_threads_that_note_a_deployment_no_update_is_lost(tables: Tables) -> None:
     def count_one_more(_: int) -> None:
-        tables.update_deployment("gpt-4o", lambda known: msgspec.structs.replace(known, enqueued=known.enqueued + 1))
+        tables.update_deployment("batch", lambda known: msgspec.structs.replace(known, enqueued=known.enqueued + 1))
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(count_one_more, range(24)))
-    assert tables.deployment("gpt-4o").enqueued == 24
+    assert tables.deployment("batch").enqueued == 24
 
 
 def test_a_note_that_changes_nothing_is_not_written(tables: Tables) -> None:
@@ -274,10 +274,10 @@ def test_a_note_that_changes_nothing_is_not_written(tables: Tables) -> None:
     def look(known: Deployment) -> Deployment:
         seen.append(known)
         if len(seen) == 1:  # somebody else writes after this reading: a write of the same would meet a conflict
-            tables.update_deployment("gpt-4o", lambda known: msgspec.structs.replace(known, limit=5))
+            tables.update_deployment("batch", lambda known: msgspec.structs.replace(known, limit=5))
         return known
 
-    assert tables.update_deployment("gpt-4o", look) == Deployment(name="gpt-4o")
+    assert tables.update_deployment("batch", look) == Deployment(name="batch")
     assert len(seen) == 1
 
 

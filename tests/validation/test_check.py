@@ -17,7 +17,7 @@ from batch_fn.validation.requests import Request, Rules, custom_id_of, fill_depl
 from batch_fn.validation.strict_json import MAX_DEPTH, parse_if_flawless, shown
 
 CHAT = "/chat/completions"
-BODY = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello"}]}
+BODY = {"model": "batch-small", "messages": [{"role": "user", "content": "Hello"}]}
 
 
 def request(custom_id: object = "a", **changes: object) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def with_text(text: str) -> bytes:
 def test_a_good_line_is_one_request() -> None:
     raw = line(request(body=body(messages=[{"role": "user", "content": "Grüße 🙂"}])))
     text = json.dumps(json.loads(raw)["body"], ensure_ascii=False)
-    assert results(raw) == [Request(1, 0, len(raw), "a", CHAT, "gpt-4o-mini", len(text), filled=False)]
+    assert results(raw) == [Request(1, 0, len(raw), "a", CHAT, "batch-small", len(text), filled=False)]
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def test_a_repeated_custom_id_is_found_on_a_line_with_other_problems() -> None:
     ("other", "code", "name"),
     [
         (request("b", url="/v1/chat/completions"), "url_mismatch", f'"{CHAT}"'),
-        (request("b", body=body(model="gpt-4o")), "model_mismatch", '"gpt-4o-mini"'),
+        (request("b", body=body(model="batch")), "model_mismatch", '"batch-small"'),
     ],
 )
 def test_lines_agree_on_url_and_deployment_unless_mixed(other: dict[str, Any], code: str, name: str) -> None:
@@ -313,7 +313,7 @@ def test_a_missing_deployment_is_filled_in(model: object) -> None:
 def test_a_deployment_of_the_lines_own_is_kept() -> None:
     (accepted,) = results(GOOD, rules=Rules(deployment="batch-1"))
     assert isinstance(accepted, Request)
-    assert (accepted.deployment, accepted.filled) == ("gpt-4o-mini", False)
+    assert (accepted.deployment, accepted.filled) == ("batch-small", False)
 
 
 def test_a_filled_deployment_is_compared_like_any_other() -> None:

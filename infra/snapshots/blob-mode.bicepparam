@@ -1,0 +1,5 @@
+using '../main.bicep'
+param environmentName = 'snapshot'
+param location = 'swedencentral'
+param principalId = '00000000-0000-0000-0000-00000000aaaa'
+param submitMode = 'blob'

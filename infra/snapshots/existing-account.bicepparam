@@ -1,0 +1,5 @@
+using '../main.bicep'
+param environmentName = 'snapshot'
+param location = 'swedencentral'
+param existingOpenAiName = 'their-account'
+param existingOpenAiResourceGroup = 'their-group'

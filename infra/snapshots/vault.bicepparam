@@ -1,0 +1,7 @@
+using '../main.bicep'
+param environmentName = 'snapshot'
+param location = 'swedencentral'
+param existingOpenAiName = 'their-account'
+param existingOpenAiResourceGroup = 'their-group'
+param keyVaultName = 'their-vault'
+param keyVaultResourceGroup = 'vault-group'
