@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from batch_fn.azure_openai.client import OpenAIBatches
     from batch_fn.azure_openai.probe import ServiceProbe
     from batch_fn.storage.blobs import Blobs
+    from batch_fn.storage.checkups import Checkups
     from batch_fn.storage.probe import StorageProbe
     from batch_fn.storage.queues import Queues
     from batch_fn.storage.tables import Tables
@@ -58,6 +59,13 @@ class App:
         )
 
     @cached_property
+    def checkups(self) -> "Checkups":
+        """What the doctor keeps in storage."""
+        from batch_fn.storage.checkups import Checkups
+
+        return Checkups(self._table_service, self._queue_service, self.settings)
+
+    @cached_property
     def storage_probe(self) -> "StorageProbe":
         """What the doctor tries storage with."""
         from batch_fn.storage.probe import StorageProbe
@@ -75,9 +83,16 @@ class App:
     def openai(self) -> "OpenAIBatches":
         """Azure OpenAI."""
         from batch_fn.azure_openai.client import OpenAIBatches
-    from batch_fn.azure_openai.probe import ServiceProbe
 
         return OpenAIBatches.connect(self.settings)
+
+    def storage_identity(self) -> str:
+        """Return as whom storage is asked. Raises: azure.core.exceptions.ClientAuthenticationError."""
+        if self.settings.storage:
+            return "the connection string in BatchStorage"
+        from batch_fn.azure_openai.credentials import STORAGE_SCOPE, owner_of
+
+        return owner_of(self._credential.get_token(STORAGE_SCOPE).token)
 
     @cached_property
     def _blob_service(self) -> "BlobServiceClient":

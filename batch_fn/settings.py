@@ -91,6 +91,14 @@ def _secret(name: str) -> str | None:
     return field(default=None, repr=False, metadata={"name": name, "parse": parse_text})
 
 
+def parse_setting[T](name: str, parse: Callable[[str], T], given: str) -> T:
+    """Return the value of a setting. Raises: SettingError."""
+    try:
+        return parse(given)
+    except (ValueError, KeyError):
+        raise SettingError(f"The setting {name} is {given!r}; it takes {parse.__doc__}.") from None
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
     """What the app runs with. Sizes are bytes, times are seconds."""
@@ -128,6 +136,8 @@ class Settings:
     collect_queue: str = _setting("COLLECT_QUEUE", "batch-collect", parse_text)
     completed_queue: str = _setting("COMPLETED_QUEUE", "batch-completed", parse_text)
     """One message for each finished job, for whoever wants to pull them."""
+    doctor_queue: str = _setting("DOCTOR_QUEUE", "batch-doctor", parse_text)
+    """One message for each examination that the API was asked for."""
     jobs_table: str = _setting("JOBS_TABLE", "BatchJobs", parse_text)
     """One row for each finished job, for ever: the history, and what tells a repeated event from a new drop."""
     deployments_table: str = _setting("DEPLOYMENTS_TABLE", "BatchDeployments", parse_text)
@@ -192,6 +202,8 @@ class Settings:
     """First wait of a deployment after `token_limit_exceeded`; doubled with each refusal, up to sixteenfold."""
 
     # What is told of it
+    doctor_seconds: int = _setting("DOCTOR_SECONDS", 3600, parse_int(0))
+    """How often the tick has the doctor look, without a change to anything; 0: never."""
     prices: Mapping[str, tuple[float, float]] = _setting("PRICES", MappingProxyType({}), parse_prices)
     """What a million tokens of a deployment cost, as `name=prompt/completion, ...`; without it no cost is told."""
     telemetry: str = _setting("TELEMETRY", "off", parse_choice("off", "otlp"))
@@ -210,10 +222,7 @@ class Settings:
             given = environment.get(name, "").strip()
             if not given:
                 continue
-            try:
-                values[each.name] = parse(given)
-            except (ValueError, KeyError):
-                raise SettingError(f"The setting {name} is {given!r}; it takes {parse.__doc__}.") from None
+            values[each.name] = parse_setting(name, parse, given)
         settings = cls(**values)
         settings._check()
         return settings
@@ -261,7 +270,7 @@ class Settings:
     @property
     def queues(self) -> tuple[str, ...]:
         """The storage queues that the app uses."""
-        return (self.drop_queue, self.submit_queue, self.collect_queue, self.completed_queue)
+        return (self.drop_queue, self.submit_queue, self.collect_queue, self.completed_queue, self.doctor_queue)
 
     @property
     def tables(self) -> tuple[str, ...]:

@@ -3,19 +3,23 @@
 import contextlib
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
-from batch_fn.azure_openai.credentials import token_provider
+from batch_fn.azure_openai.credentials import owner_of, token_provider
 from batch_fn.runtime import clock
 
 if TYPE_CHECKING:
     import httpx2
 
     from batch_fn.settings import Settings
+
+MOST_FILES = 10_000
+"""Source: how-to, "Batch limits": so many with expiry, 500 without."""
 
 SECONDS = 15.0
 FILE_NAME = "batch-fn-doctor.jsonl"
@@ -56,48 +60,44 @@ class ServiceProbe:
         self._endpoint = settings.openai_endpoint.rstrip("/")
         self.host = urlsplit(self._endpoint).hostname or ""
 
-    def resolve(self) -> None:
-        """Look the endpoint's name up."""
+    def resolve(self) -> str:
+        """Look the endpoint's name up; return what was seen."""
         try:
-            socket.getaddrinfo(self.host, None)
+            found = {str(each[4][0]) for each in socket.getaddrinfo(self.host, None, type=socket.SOCK_STREAM)}
         except OSError as error:
-            raise ServiceRefusedError("resolving the name", "NameNotResolved", str(error)) from error
+            raise ServiceRefusedError("resolving the name", "NameNotResolved", f"{self.host}: {error}") from error
+        return f"{self.host} is {', '.join(sorted(found))}."
 
-    def handshake(self) -> None:
-        """Open a TLS connection, if the endpoint is HTTPS."""
+    def handshake(self) -> str:
+        """Open a TLS connection, if the endpoint is HTTPS; return what was seen."""
         parts = urlsplit(self._endpoint)
         if parts.scheme != "https":
-            return
+            return "The endpoint is not HTTPS, as on a devkit."
         try:
             with (
                 socket.create_connection((self.host, parts.port or 443), SECONDS) as plain,
-                ssl.create_default_context().wrap_socket(plain, server_hostname=self.host),
+                ssl.create_default_context().wrap_socket(plain, server_hostname=self.host) as secured,
             ):
-                pass
+                version = secured.version()
         except OSError as error:
             raise ServiceRefusedError("opening a TLS connection", type(error).__name__, str(error)) from error
+        return f"The certificate of {self.host} is good; the connection is {version}."
 
     def status_of(self, version: str) -> int:
         """Return the HTTP status that a list of files gets on the routes of an API version: `v1` or a date."""
-        with self._client() as client, _reached("listing files"):
-            return int(client.get(self._url("files", version), params={"limit": 1}).status_code)
+        return int(
+            self._send("GET", "files", "listing files", version, params={"purpose": "batch", "limit": 1}).status_code
+        )
 
-    def clock_skew(self) -> timedelta:
-        """Return how far the service's clock is ahead of ours, to about a second."""
-        with self._client() as client:
-            answer = self._ask(client, "GET", "batches", "listing batches", params={"limit": 1})
+    def list_batches(self) -> timedelta:
+        """Ask for one batch of the list. Return how far the service's clock is ahead of ours, to about a second."""
+        answer = self._ask("GET", "batches", "listing batches", params={"limit": 1})
         date = answer.headers.get("date")
         return parsedate_to_datetime(date) - clock.now() if date else timedelta(0)
 
-    def list_batches(self) -> None:
-        """Ask for one batch of the list."""
-        with self._client() as client:
-            self._ask(client, "GET", "batches", "listing batches", params={"limit": 1})
-
     def count_files(self) -> int:
-        """Return how many files for batch the first page lists, at most 1,000."""
-        with self._client() as client:
-            answer = self._ask(client, "GET", "files", "listing files", params={"purpose": "batch", "limit": 1000})
+        """Return how many files for batch the first page lists: as many as a resource can hold."""
+        answer = self._ask("GET", "files", "listing files", params={"purpose": "batch", "limit": MOST_FILES})
         return len(answer.json().get("data") or [])
 
     def upload(self) -> Uploaded:
@@ -107,59 +107,67 @@ class ServiceProbe:
             fields["expires_after[seconds]"] = str(self._settings.file_expiry_seconds)
             fields["expires_after[anchor]"] = "created_at"
         file = {"file": (FILE_NAME, CONTENT, "application/jsonl")}
-        with self._client() as client:
-            made = self._ask(client, "POST", "files", "uploading a file", data=fields, files=file).json()
-            self._ask(client, "DELETE", f"files/{made['id']}", "deleting a file")
+        made = self._ask("POST", "files", "uploading a file", data=fields, files=file).json()
+        self._ask("DELETE", f"files/{made['id']}", "deleting a file")
         expires = made.get("expires_at")
         return Uploaded(datetime.fromtimestamp(expires, UTC) if isinstance(expires, int) and expires > 0 else None)
 
+    def identity(self) -> str:
+        """Return as whom the service is asked."""
+        if self._settings.openai_api_key:
+            return "the key in AZURE_OPENAI_API_KEY"
+        with _reached("signing in"):
+            return owner_of(self._token())
+
     def deployments(self) -> list[DeploymentFacts]:
         """Return the resource's deployments, from Azure Resource Manager. Needs AZURE_OPENAI_RESOURCE_ID."""
-        root = f"{self._settings.resource_manager.rstrip('/')}{self._settings.openai_resource_id}"
-        token = token_provider(f"{self._settings.resource_manager.rstrip('/')}/.default")
-        import httpx2
+        manager = self._settings.resource_manager.rstrip("/")
+        root = f"{manager}/{self._settings.openai_resource_id.strip('/')}"
+        with _reached("signing in to Azure Resource Manager"):
+            token = token_provider(f"{manager}/.default")()
+        deployments = _listed(f"{root}/deployments", token, "listing deployments")
+        models = _listed(f"{root}/models", token, "listing models")
+        retirements = {(model.get("name"), model.get("version")): model for model in models}
+        return [_deployment(each, retirements) for each in deployments]
 
-        with _reached("asking Azure Resource Manager"), httpx2.Client(timeout=SECONDS) as client:
-            headers = {"Authorization": f"Bearer {token()}"}
-            query = {"api-version": MANAGEMENT_VERSION}
-            found = _checked(client.get(f"{root}/deployments", params=query, headers=headers), "listing deployments")
-            models = _checked(client.get(f"{root}/models", params=query, headers=headers), "listing models")
-        retirements = {
-            (model.get("name"), model.get("version")): _time((model.get("deprecation") or {}).get("inference"))
-            for model in models.json().get("value") or []
-        }
-        return [_deployment(each, retirements) for each in found.json().get("value") or []]
+    @cached_property
+    def _token(self) -> Callable[[], str]:
+        return token_provider()
 
-    def _client(self) -> "httpx2.Client":
+    def _send(
+        self, method: str, path: str, doing: str, version: str, *, params: dict[str, Any] | None = None, **more: Any
+    ) -> "httpx2.Response":
+        """Send a request on the routes of an API version; return whatever was answered."""
         import httpx2
 
         key = self._settings.openai_api_key
-        headers = {"api-key": key} if key else {"Authorization": f"Bearer {self._token()}"}
-        return httpx2.Client(timeout=SECONDS, headers=headers)
-
-    def _token(self) -> str:
-        with _reached("signing in"):
-            return token_provider()()
-
-    def _url(self, path: str, version: str) -> str:
+        root, query = f"{self._endpoint}/openai", dict(params or {})
         if version == "v1":
-            return f"{self._endpoint}/openai/v1/{path}"
-        return f"{self._endpoint}/openai/{path}?api-version={version}"
+            root = f"{root}/v1"
+        else:
+            query["api-version"] = version
+        with _reached("signing in"):
+            headers = {"api-key": key} if key else {"Authorization": f"Bearer {self._token()}"}
+        with _reached(doing), httpx2.Client(timeout=SECONDS, headers=headers) as client:
+            return client.request(method, f"{root}/{path}", params=query, **more)
 
-    def _ask(
-        self,
-        client: "httpx2.Client",
-        method: str,
-        path: str,
-        doing: str,
-        params: dict[str, Any] | None = None,
-        **more: Any,
-    ) -> "httpx2.Response":
-        version = self._settings.openai_api_version
-        query = dict(params or {}) | ({} if version == "v1" else {"api-version": version})
-        url = self._url(path, version).partition("?")[0]
-        with _reached(doing):
-            return _checked(client.request(method, url, params=query, **more), doing)
+    def _ask(self, method: str, path: str, doing: str, **more: Any) -> "httpx2.Response":
+        """Send a request as the app does; return an answer that is none of an error."""
+        return _checked(self._send(method, path, doing, self._settings.openai_api_version, **more), doing)
+
+
+def _listed(url: str, token: str, doing: str) -> list[dict[str, Any]]:
+    """Return all entries of a list of Azure Resource Manager, page by page."""
+    import httpx2
+
+    entries: list[dict[str, Any]] = []
+    following: str | None = f"{url}?api-version={MANAGEMENT_VERSION}"
+    with _reached(doing), httpx2.Client(timeout=SECONDS, headers={"Authorization": f"Bearer {token}"}) as client:
+        while following:
+            page = _checked(client.get(following), doing).json()
+            entries += page.get("value") or []
+            following = page.get("nextLink")
+    return entries
 
 
 def _checked(answer: "httpx2.Response", doing: str) -> "httpx2.Response":
@@ -188,11 +196,17 @@ def _reached(doing: str) -> Iterator[None]:
         raise ServiceRefusedError("signing in", "NoCredential", error.message.partition("\n")[0]) from error
 
 
-def _deployment(entry: dict[str, Any], retirements: dict[tuple[Any, Any], datetime | None]) -> DeploymentFacts:
-    model = (entry.get("properties") or {}).get("model") or {}
-    name, version = str(model.get("name") or ""), str(model.get("version") or "")
+def _deployment(entry: dict[str, Any], models: dict[tuple[Any, Any], dict[str, Any]]) -> DeploymentFacts:
+    deployed = (entry.get("properties") or {}).get("model") or {}
+    name, version = str(deployed.get("name") or ""), str(deployed.get("version") or "")
     sku = str((entry.get("sku") or {}).get("name") or "")
-    return DeploymentFacts(str(entry.get("name")), sku, name, version, retirements.get((name, version)))
+    return DeploymentFacts(str(entry.get("name")), sku, name, version, _retires(models.get((name, version), {}), sku))
+
+
+def _retires(model: dict[str, Any], sku: str) -> datetime | None:
+    """Return when a model retires for deployments of a SKU; where that is not said, for any."""
+    dates = [each.get("deprecationDate") for each in model.get("skus") or [] if each.get("name") == sku]
+    return _time(next(filter(None, dates), None) or (model.get("deprecation") or {}).get("inference"))
 
 
 def _time(given: object) -> datetime | None:

@@ -1,6 +1,7 @@
 """What the doctor found: one check for each thing that a job needs. Pure."""
 
 from collections.abc import Iterable
+from datetime import datetime
 from enum import StrEnum
 
 import msgspec
@@ -30,7 +31,35 @@ class Check(msgspec.Struct, frozen=True):
     """What to do, in one sentence; empty if all is well."""
 
 
+class Examination(msgspec.Struct, frozen=True):
+    """All checks of one look at the app."""
+
+    id: str
+    asked_at: datetime
+    ended_at: datetime | None = None
+    """None: it is not done yet."""
+    checks: list[Check] = []
+
+
 def worst(checks: Iterable[Check]) -> State:
     """Return the worst state of all, ok if there is no check."""
     order = list(State)
     return max((check.state for check in checks), key=order.index, default=State.OK)
+
+
+def troubles(checks: Iterable[Check]) -> list[Check]:
+    """Return the checks that somebody should act upon."""
+    return [check for check in checks if check.state in {State.WARNING, State.WRONG}]
+
+
+def fitting(checks: list[Check], characters: int) -> list[Check]:
+    """Return as many checks as fit into that many characters of JSON, the worst before the others, in their order."""
+    order = list(State)
+    by_weight = sorted(range(len(checks)), key=lambda index: -order.index(checks[index].state))
+    kept, used = set[int](), 0
+    for index in by_weight:
+        used += len(msgspec.json.encode(checks[index]).decode()) + 1
+        if used > characters:
+            break
+        kept.add(index)
+    return [check for index, check in enumerate(checks) if index in kept]

@@ -1,5 +1,6 @@
 """The host and the process: versions, the tick's age, poison messages, disk and memory."""
 
+import importlib.metadata
 import json
 import platform
 import shutil
@@ -27,10 +28,10 @@ def check_host(app: App, *, deployed: bool) -> Iterator[Check]:
         return
     bundle = json.loads(HOST_FILE.read_text()).get("extensionBundle", {}).get("version", "none")
     yield Check("host: extension bundle", State.OK if bundle != "none" else State.WRONG, f"host.json names {bundle}.")
-    version = platform.python_version()
     right = sys.version_info[:2] >= PYTHON
     cure = "" if right else "Deploy with Python 3.13 (functionAppConfig.runtime.version)."
-    yield Check("host: Python", State.OK if right else State.WRONG, f"The worker runs Python {version}.", cure)
+    saw = f"The worker runs Python {platform.python_version()}, with {_worker()}."
+    yield Check("host: Python", State.OK if right else State.WRONG, saw, cure)
     yield _room("host: temporary disk", "disk", shutil.disk_usage(tempfile.gettempdir()).free, NEEDED_DISK)
     if (free := _memory()) is not None:
         yield _room("host: memory", "memory", free, NEEDED_MEMORY)
@@ -49,10 +50,14 @@ def _tick(app: App) -> Check:
 
 
 def _poison(app: App) -> Iterator[Check]:
+    given_up = False
     for queue, count in app.queues.poisoned().items():
         if count:
             cure = "Look for poison records in the log (docs/operations.md)."
             yield Check(f"host: queue {queue}", State.WARNING, f"{count} messages that the host gave up.", cure)
+            given_up = True
+    if not given_up:
+        yield Check("host: poison queues", State.OK, "There is no message that the host gave up.")
 
 
 def _room(name: str, what: str, free: int, needed: int) -> Check:
@@ -60,6 +65,19 @@ def _room(name: str, what: str, free: int, needed: int) -> Check:
     if free >= needed:
         return Check(name, State.OK, saw)
     return Check(name, State.WARNING, saw, "Deploy with a larger instance (instanceMemoryMB).")
+
+
+def _worker() -> str:
+    """Return what runs the functions in this process, as far as its packages tell."""
+    found = [f"{name} {_version(name)}" for name in ("azure-functions-runtime", "azure-functions") if _version(name)]
+    return " and ".join(found) or "a worker that does not tell its version"
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def _memory() -> int | None:

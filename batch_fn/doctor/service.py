@@ -1,57 +1,73 @@
 """Azure OpenAI: the resource can be reached, takes our identity, files and batches, and has deployments for batch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
+from typing import NamedTuple
 
 from batch_fn.app import App
-from batch_fn.azure_openai.probe import DeploymentFacts, ServiceRefusedError
+from batch_fn.azure_openai.probe import MOST_FILES, DeploymentFacts, ServiceRefusedError
+from batch_fn.core.admission import Deployment
 from batch_fn.core.checkup import Check, State
-from batch_fn.core.cures import cure_of
+from batch_fn.core.cures import SERVICE_ROLE, cure_of
 from batch_fn.doctor.storage import skew
 from batch_fn.runtime import clock
 
 DATED_VERSION = "2024-10-21"
 BATCH_SKUS = frozenset({"globalbatch", "datazonebatch"})
 RETIRES_SOON = timedelta(days=30)
-MOST_FILES = {True: 10_000, False: 500}
-"""Files that a resource holds, with expiry and without. Source: how-to, "Batch limits"."""
+LATELY = timedelta(days=30)
+NEARLY_FULL = 0.9
+FILES_WITHOUT_EXPIRY = 500
+"""Source: how-to, "Batch limits"."""
 
 
 def check_service(app: App, *, changing: bool) -> Iterator[Check]:
-    """Yield a check for each thing; after one that nothing works without, no more. `changing`: upload a file as well."""
+    """Yield a check for each thing, none after one that nothing works without. `changing`: upload a file as well."""
     probe, settings = app.openai_probe, app.settings
     for name, look in (("name", probe.resolve), ("TLS", probe.handshake)):
         try:
-            look()
-            yield Check(f"service: {name}", State.OK, f"{probe.host}: well.")
+            yield Check(f"service: {name}", State.OK, look())
         except ServiceRefusedError as error:
             yield refused(f"service: {name}", error)
             return
     yield _sub_domain(probe.host)
-    yield _routes(app)
     try:
-        probe.list_batches()
-        yield Check("service: access", State.OK, f"Batches can be listed, {_how(app)}.")
+        whom = probe.identity()
+        yield _routes(app)
+        ahead = probe.list_batches()
+        yield Check("service: access", State.OK, f"Batches can be listed, as {whom}.")
+        yield skew("service: clock", "the service", ahead)
     except ServiceRefusedError as error:
         yield refused("service: access", error)
         return
+    expiring = bool(settings.file_expiry_seconds)
     try:
         if changing:
-            uploaded = probe.upload()
-            yield _expiry(app, honoured=uploaded.expires_at is not None)
-        yield _files(probe.count_files(), expiring=bool(settings.file_expiry_seconds))
-        yield skew("service: clock", "the service", probe.clock_skew())
+            expiring = expiring and probe.upload().expires_at is not None
+            yield _uploaded(app, expiring=expiring)
+        yield _files(probe.count_files(), expiring=expiring)
     except ServiceRefusedError as error:
         yield refused("service: files", error)
 
 
+class Wanted(NamedTuple):
+    """The deployments that must be there: of parts in hand; and those that settings name or drops named lately."""
+
+    now: frozenset[str]
+    lately: frozenset[str]
+
+    def state(self, name: str) -> State:
+        """Return how bad it is if this one cannot be used."""
+        return State.WRONG if name in self.now else State.WARNING
+
+
 def check_deployments(app: App) -> Iterator[Check]:
-    """Yield a check for each deployment that drops have named or settings name."""
+    """Yield a check for each deployment that drops or settings name, and for each of a batch SKU."""
     known = {each.name: each for each in app.tables.deployments()}
-    wanted = sorted({*known, *app.settings.token_limits, *app.settings.prices} - {""})
-    for name in wanted:
-        if (deployment := known.get(name)) is not None and deployment.limit is not None:
-            saw = f"The service takes {deployment.limit:,} enqueued tokens."
+    for name, deployment in sorted(known.items()):
+        if deployment.limit is not None:
+            saw = f"The service takes {deployment.limit:,} enqueued tokens"
+            saw += f", and had {deployment.seen:,} when it was last asked." if deployment.seen is not None else "."
             yield Check(f"deployment {name}: quota", State.OK, saw)
     if not app.settings.openai_resource_id:
         cure = "Set AZURE_OPENAI_RESOURCE_ID to the resource's id, to see SKU and retirement of each deployment."
@@ -60,18 +76,31 @@ def check_deployments(app: App) -> Iterator[Check]:
     try:
         facts = app.openai_probe.deployments()
     except ServiceRefusedError as error:
-        cure = "Give the identity the role Reader on the resource, and check AZURE_OPENAI_RESOURCE_ID."
+        cure = f"Give the identity {SERVICE_ROLE} or Reader on the resource, and check AZURE_OPENAI_RESOURCE_ID."
         yield Check("deployments", State.UNKNOWN, f"{error.doing.capitalize()} failed with {error.code}.", cure)
         return
-    there = {each.name: each for each in facts}
-    for name in wanted:
-        if name not in there:
-            yield _missing(name, facts)
+    wanted = _wanted(app, known.values())
+    there = {each.name for each in facts}
+    for name in sorted((wanted.now | wanted.lately) - there):
+        yield _missing(name, wanted.state(name), there)
+    usable = False
     for each in facts:
-        yield _deployment(each, wanted=each.name in wanted)
-    if not any(each.sku.lower() in BATCH_SKUS for each in facts):
-        saw, cure = "No deployment is of a batch SKU.", "Deploy a model with the SKU GlobalBatch (docs/deploy.md)."
-        yield Check("deployments", State.WRONG, saw, cure)
+        check = _deployment(each, wanted)
+        if check is not None:
+            usable = usable or (check.state in {State.OK, State.WARNING} and each.sku.lower() in BATCH_SKUS)
+            yield check
+    if not usable:
+        saw = "The resource has no deployment that takes batches."
+        yield Check("deployments", State.WRONG, saw, "Deploy a model with the SKU GlobalBatch (docs/deploy.md).")
+
+
+def _wanted(app: App, known: Iterable[Deployment]) -> Wanted:
+    since = clock.now() - LATELY
+    lately = {*app.settings.token_limits, *app.settings.prices}
+    for each in known:
+        if any(at is not None and at > since for at in (each.counted_at, each.seen_at, each.refused_at)):
+            lately.add(each.name)
+    return Wanted(frozenset(part.deployment for part in app.tables.active_parts()), frozenset(lately))
 
 
 def refused(name: str, error: ServiceRefusedError) -> Check:
@@ -82,10 +111,6 @@ def refused(name: str, error: ServiceRefusedError) -> Check:
     if cure is not None:
         return Check(name, State.WRONG, f"{saw} {cure.meaning}", cure.cure)
     return Check(name, State.WRONG, saw, "Check AZURE_OPENAI_ENDPOINT, and that the network lets the app reach it.")
-
-
-def _how(app: App) -> str:
-    return "with the key" if app.settings.openai_api_key else "with Microsoft Entra ID"
 
 
 def _sub_domain(host: str) -> Check:
@@ -115,40 +140,44 @@ def _routes(app: App) -> Check:
     return Check("service: routes", State.WRONG, f"The routes of {saw}.", cure)
 
 
-def _expiry(app: App, *, honoured: bool) -> Check:
-    if honoured or not app.settings.file_expiry_seconds:
+def _uploaded(app: App, *, expiring: bool) -> Check:
+    if expiring or not app.settings.file_expiry_seconds:
         return Check("service: files", State.OK, "A file can be uploaded and deleted.")
-    saw = "A file can be uploaded and deleted, but it has no expiry: the resource holds 500 files, not 10,000."
+    saw = (
+        "A file can be uploaded and deleted, but the expiry is not honoured: the resource holds 500 files, not 10,000."
+    )
     return Check("service: files", State.WARNING, saw, "Set AZURE_OPENAI_API_VERSION to v1.")
 
 
 def _files(count: int, *, expiring: bool) -> Check:
-    limit = MOST_FILES[expiring]
-    saw = f"The resource has {count} files for batch, and holds {limit:,}."
-    if count < 0.9 * limit:
+    limit = MOST_FILES if expiring else FILES_WITHOUT_EXPIRY
+    saw = f"The resource has {count:,} files for batch, and holds {limit:,}."
+    if count < NEARLY_FULL * limit:
         return Check("service: file quota", State.OK, saw)
     return Check("service: file quota", State.WARNING, saw, "Delete files that no job needs any more.")
 
 
-def _missing(name: str, facts: list[DeploymentFacts]) -> Check:
-    there = ", ".join(sorted(each.name for each in facts)) or "none"
+def _missing(name: str, state: State, there: set[str]) -> Check:
+    names = ", ".join(sorted(there)) or "none"
     cure = "Name one of these in body.model, or create it with the SKU GlobalBatch."
-    return Check(f"deployment {name}", State.WRONG, f"The resource does not have it. It has: {there}.", cure)
+    return Check(f"deployment {name}", state, f"The resource does not have it. It has: {names}.", cure)
 
 
-def _deployment(facts: DeploymentFacts, *, wanted: bool) -> Check:
+def _deployment(facts: DeploymentFacts, wanted: Wanted) -> Check | None:
+    """Return the check of a deployment, None for one that is for other things than batches."""
     name, now = f"deployment {facts.name}", clock.now()
     what = f"{facts.model} {facts.version}, {facts.sku}"
     if facts.sku.lower() not in BATCH_SKUS:
-        state = State.WRONG if wanted else State.OK
-        cure = "Deploy the model with the SKU GlobalBatch or DataZoneBatch." if wanted else ""
-        return Check(name, state, f"{what}: not of a batch SKU.", cure)
+        if facts.name not in wanted.now | wanted.lately:
+            return None
+        cure = "Deploy the model with the SKU GlobalBatch or DataZoneBatch, and name that deployment in body.model."
+        return Check(name, wanted.state(facts.name), f"{what}: it takes no batches.", cure)
     if facts.retires is None:
-        return Check(name, State.OK, f"{what}.")
+        return Check(name, State.OK, f"{what}; when the model retires is not said.")
     day = f"{facts.retires:%Y-%m-%d}"
-    cure = "Deploy a newer model under another name, and name that in body.model (docs/deploy.md)."
+    cure = "Deploy a model that is served for longer, and name its deployment in body.model (docs/deploy.md)."
     if facts.retires <= now:
-        return Check(name, State.WRONG, f"{what}: retired on {day}.", cure)
+        return Check(name, State.WRONG, f"{what}: the model retired on {day}.", cure)
     if facts.retires - now < RETIRES_SOON:
-        return Check(name, State.WARNING, f"{what}: retires on {day}.", cure)
-    return Check(name, State.OK, f"{what}: served until {day}.")
+        return Check(name, State.WARNING, f"{what}: the model retires on {day}.", cure)
+    return Check(name, State.OK, f"{what}, served until {day}.")

@@ -1,15 +1,18 @@
 """Storage: each container, queue and table is there, and the identity may do what the app does to it."""
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from typing import Self
 
 from batch_fn.app import App
 from batch_fn.core.checkup import Check, State
 from batch_fn.core.cures import cure_of
 from batch_fn.storage.probe import StorageRefusedError
 
-EVENT_SECONDS = 60
+EVENT_SECONDS = 60.0
+EVENTS = "storage: events of the inbox"
 MAX_SKEW = timedelta(minutes=2)
 
 
@@ -36,34 +39,49 @@ def check_storage(app: App, *, changing: bool) -> Iterator[Check]:
         yield refused("storage: clock", error)
 
 
-def check_events(app: App, seconds: float = EVENT_SECONDS) -> Check:
-    """Return whether the event of a blob in the inbox arrives: a marker is written, and its event waited for."""
-    name = "storage: events of the inbox"
-    try:
-        marker = app.storage_probe.put_marker(app.settings.input_container)
-    except StorageRefusedError as error:
-        return refused(name, error)
-    try:
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            if app.tables.marker_seen(marker):
-                return Check(name, State.OK, "The event of a marker blob arrived.")
+class EventWatch:
+    """Whether the event of a blob in the inbox arrives: a marker is written at once, and its event waited for later."""
+
+    def __init__(self, app: App, seconds: float = EVENT_SECONDS) -> None:
+        self._app, self._inbox, self._seconds = app, app.settings.input_container, seconds
+        self._end = 0.0
+        self._marker = ""
+        self._refused: Check | None = None
+
+    def __enter__(self) -> Self:
+        self._marker = self._app.storage_probe.marker()
+        try:
+            self._app.checkups.expect_marker(self._marker)
+            self._app.storage_probe.put_marker(self._inbox, self._marker)
+        except StorageRefusedError as error:
+            self._refused = refused(EVENTS, error)
+        self._end = time.monotonic() + self._seconds
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._app.storage_probe.remove_marker(self._inbox, self._marker)
+        with contextlib.suppress(StorageRefusedError):
+            self._app.checkups.forget_marker(self._marker)
+
+    def check(self) -> Check:
+        """Wait until the event is there or has had time enough."""
+        if self._refused is not None:
+            return self._refused
+        while not (seen := self._app.checkups.marker_seen(self._marker)) and time.monotonic() < self._end:
             time.sleep(0.5)
-    finally:
-        app.storage_probe.remove_marker(app.settings.input_container, marker)
-        app.tables.forget_marker(marker)
-    return Check(
-        name,
-        State.WARNING,
-        f"No event of a marker blob arrived within {seconds:.0f} seconds: only the tick finds drops, after some minutes.",
-        "Run the hook that makes the event subscription: azd hooks run postdeploy.",
-    )
+        if seen:
+            return Check(EVENTS, State.OK, "The event of a blob in the inbox reached the app.")
+        saw = f"No event of a blob in the inbox reached the app in {self._seconds:.0f} seconds: only the tick finds drops."
+        cure = "Make the event subscription: azd hooks run postdeploy."
+        if self._app.settings.trigger_source != "EventGrid":
+            cure = "See that the host runs: it lists the inbox itself, as DROP_SOURCE says."
+        return Check(EVENTS, State.WARNING, saw, cure)
 
 
 def refused(name: str, error: StorageRefusedError) -> Check:
     """Return the check of something that storage refused."""
     cure = cure_of(error.code, error.message)
-    meaning = f" {cure.meaning}" if cure else ""
+    meaning = f" {cure.meaning}" if cure else f" {error.message}" if error.message else ""
     saw = f"{error.doing.capitalize()} failed with {error.code}.{meaning}"
     return Check(name, State.WRONG, saw, cure.cure if cure else "Look the code up in Azure Storage's error codes.")
 
@@ -81,7 +99,8 @@ def skew(name: str, whose: str, ahead: timedelta) -> Check:
 def _check(name: str, kind: str, thing: str, app: App, change: Callable[[str], None] | None) -> Check:
     try:
         if not app.storage_probe.is_there(kind, thing):
-            return Check(name, State.WRONG, f"The {kind} does not exist.", "Deploy again: azd provision.")
+            cure = f"Create the {kind}, or deploy again (azd provision); a setting may name another one."
+            return Check(name, State.WRONG, f"The {kind} does not exist.", cure)
         if change is not None:
             change(thing)
     except StorageRefusedError as error:

@@ -15,6 +15,7 @@ from batch_fn.steps.finishing import finish_rejected
 from batch_fn.steps.ownership import delete_orphaned_work
 from batch_fn.steps.picking import pick
 from batch_fn.storage.blobs import Drop, DropGoneError
+from batch_fn.storage.probe import is_marker, is_over, is_reserved
 from batch_fn.storage.rows import ActiveJob, Stored
 from batch_fn.validation.check import validate_blocks
 from batch_fn.validation.findings import DROP_GONE, Code, Finding, Findings
@@ -27,6 +28,8 @@ def ingest(app: App, name: str) -> None:
     if drop is None:
         log.info("drop_absent", name=name)
         return
+    if is_marker(name):
+        app.checkups.record_marker(name)
     ingest_drop(app, drop)
 
 
@@ -59,11 +62,15 @@ def job_id_of(drop: Drop) -> str:
 
 
 def register(app: App, drop: Drop) -> Stored[Job] | None:
-    """Enter the job into the ledger. Return its row, None if the job is finished already.
+    """Enter the job into the ledger. Return its row, None if the job is finished already or the blob is the doctor's.
 
     The row is entered first and the history read after it: the other way round, a job that finishes between the two
     would be begun again.
     """
+    if is_reserved(drop.name):
+        if is_over(drop.name, drop.last_modified):
+            app.blobs.delete_from_inbox(drop.container, drop.name, drop.etag)
+        return None
     job_id = job_id_of(drop)
     job = Job(
         job_id=job_id,
