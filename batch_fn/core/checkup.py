@@ -41,6 +41,11 @@ class Examination(msgspec.Struct, frozen=True):
     checks: list[Check] = []
 
 
+def sentence(text: str) -> str:
+    """Return the text with a capital at its begin and one full stop at its end."""
+    return f"{text[:1].upper()}{text[1:].rstrip('. ')}."
+
+
 def worst(checks: Iterable[Check]) -> State:
     """Return the worst state of all, ok if there is no check."""
     order = list(State)

@@ -25,8 +25,9 @@ _DATA_ROLES = (
 )
 _NO_DATA_ROLE = Cure("The identity has no role for this data.", _DATA_ROLES)
 _NETWORK = Cure(
-    "The firewall of the storage account refuses the caller.",
-    "Allow the app's network on the account, or deploy with PRIVATE_NETWORK=true.",
+    "The storage account refuses the caller: its firewall does, or the key is wrong.",
+    "Allow the app's network on the account, or deploy with PRIVATE_NETWORK=true; check the key in BatchStorage if it "
+    "holds one.",
 )
 _WRONG_KEY = Cure(
     "The service does not accept the key or the identity.",
@@ -78,6 +79,16 @@ _CURES = {
     ),
     "accountisdisabled": Cure("The storage account is disabled.", "Enable the subscription or the account."),
     "insufficientaccountpermissions": _NO_DATA_ROLE,
+    # Before anything is asked: names of ours, and of the errors of Python and the HTTP client.
+    "nocredential": Cure(
+        "No identity can sign in.",
+        "Sign in with az login, give the app a managed identity (AZURE_CLIENT_ID names a user-assigned one), or set "
+        "AZURE_OPENAI_API_KEY.",
+    ),
+    "namenotresolved": Cure(
+        "There is no such name, or the name server does not answer.",
+        "Check AZURE_OPENAI_ENDPOINT; with a private endpoint, check that its DNS zone is linked to the app's network.",
+    ),
     # The service. Source: how-to for batch, "Error codes", and what users report.
     "401": _WRONG_KEY,
     "403": _NO_SERVICE_ROLE,

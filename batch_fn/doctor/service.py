@@ -7,7 +7,7 @@ from typing import NamedTuple
 from batch_fn.app import App
 from batch_fn.azure_openai.probe import MOST_FILES, DeploymentFacts, ServiceRefusedError
 from batch_fn.core.admission import Deployment
-from batch_fn.core.checkup import Check, State
+from batch_fn.core.checkup import Check, State, sentence
 from batch_fn.core.cures import SERVICE_ROLE, cure_of
 from batch_fn.doctor.storage import skew
 from batch_fn.runtime import clock
@@ -30,7 +30,7 @@ def check_service(app: App, *, changing: bool) -> Iterator[Check]:
         except ServiceRefusedError as error:
             yield refused(f"service: {name}", error)
             return
-    yield _sub_domain(probe.host)
+    yield sub_domain(probe.host)
     try:
         whom = probe.identity()
         yield _routes(app)
@@ -77,7 +77,7 @@ def check_deployments(app: App) -> Iterator[Check]:
         facts = app.openai_probe.deployments()
     except ServiceRefusedError as error:
         cure = f"Give the identity {SERVICE_ROLE} or Reader on the resource, and check AZURE_OPENAI_RESOURCE_ID."
-        yield Check("deployments", State.UNKNOWN, f"{error.doing.capitalize()} failed with {error.code}.", cure)
+        yield Check("deployments", State.UNKNOWN, sentence(f"{error.doing} failed with {error.code}"), cure)
         return
     wanted = _wanted(app, known.values())
     there = {each.name for each in facts}
@@ -107,13 +107,14 @@ def refused(name: str, error: ServiceRefusedError) -> Check:
     """Return the check of something that the service refused."""
     cure = cure_of(error.code, error.message)
     said = f": {error.message}" if error.message else ""
-    saw = f"{error.doing.capitalize()} failed with {error.code}{said}".rstrip(".") + "."
+    saw = sentence(f"{error.doing} failed with {error.code}{said}")
     if cure is not None:
         return Check(name, State.WRONG, f"{saw} {cure.meaning}", cure.cure)
     return Check(name, State.WRONG, saw, "Check AZURE_OPENAI_ENDPOINT, and that the network lets the app reach it.")
 
 
-def _sub_domain(host: str) -> Check:
+def sub_domain(host: str) -> Check:
+    """Return whether an address is one of a single resource, at which batches are served."""
     name = "service: custom sub-domain"
     if host.endswith(".cognitiveservices.azure.com"):
         cure = "Set AZURE_OPENAI_ENDPOINT to https://<sub-domain>.openai.azure.com."

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Self
 
 from batch_fn.app import App
-from batch_fn.core.checkup import Check, State
+from batch_fn.core.checkup import Check, State, sentence
 from batch_fn.core.cures import cure_of
 from batch_fn.storage.probe import StorageRefusedError
 
@@ -71,7 +71,7 @@ class EventWatch:
             time.sleep(0.5)
         if seen:
             return Check(EVENTS, State.OK, "The event of a blob in the inbox reached the app.")
-        saw = f"No event of a blob in the inbox reached the app in {self._seconds:.0f} seconds: only the tick finds drops."
+        saw = f"No event of a blob in the inbox came in {self._seconds:.0f} seconds: only the tick finds drops."
         cure = "Make the event subscription: azd hooks run postdeploy."
         if self._app.settings.trigger_source != "EventGrid":
             cure = "See that the host runs: it lists the inbox itself, as DROP_SOURCE says."
@@ -81,8 +81,8 @@ class EventWatch:
 def refused(name: str, error: StorageRefusedError) -> Check:
     """Return the check of something that storage refused."""
     cure = cure_of(error.code, error.message)
-    meaning = f" {cure.meaning}" if cure else f" {error.message}" if error.message else ""
-    saw = f"{error.doing.capitalize()} failed with {error.code}.{meaning}"
+    meaning = cure.meaning if cure else error.message
+    saw = sentence(f"{error.doing} failed with {error.code}. {meaning}")
     return Check(name, State.WRONG, saw, cure.cure if cure else "Look the code up in Azure Storage's error codes.")
 
 

@@ -64,6 +64,7 @@ SETTINGS = {
     "CLAIM_SECONDS": "15",
     "RESEND_SECONDS": "25",
     "SETTLE_SECONDS": "35",
+    "DOCTOR_SECONDS": "0",
 }
 
 SLACK = 3
