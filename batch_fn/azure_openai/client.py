@@ -78,9 +78,7 @@ class OpenAIBatches:
             with translate_sdk_errors():
                 file = self._once.files.create(file=(name, content, "application/jsonl"), purpose="batch", **extra)
         except NotFoundError as error:  # a 404 where no file was asked for
-            raise TransientServiceError(
-                f"no such endpoint; check AZURE_OPENAI_ENDPOINT and AZURE_OPENAI_API_VERSION: {error}"
-            ) from error
+            raise TransientServiceError(f"HTTP 404: {error}") from error
         return file.id
 
     def find_files(self, name: str) -> list[str]:

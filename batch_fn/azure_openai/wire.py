@@ -117,8 +117,9 @@ def _status_error(status: int, retry_after: str | None, body: object) -> Excepti
         return NotFoundError(error.message)
     outcome_unknown = status == 408 or status >= 500
     if outcome_unknown or status in {401, 403, 409, 429}:
+        code = "" if error.code == str(status) else f" {error.code}"
         return TransientServiceError(
-            f"HTTP {status}: {error.message}", retry_after=_seconds(retry_after), outcome_unknown=outcome_unknown
+            f"HTTP {status}{code}: {error.message}", retry_after=_seconds(retry_after), outcome_unknown=outcome_unknown
         )
     return PermanentServiceError(error)
 

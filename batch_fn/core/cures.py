@@ -3,6 +3,7 @@
 One table for all: the doctor's checks, the waits of jobs at work, the findings of a report and the page.
 """
 
+import re
 from typing import NamedTuple
 
 SERVICE_ROLE = "Cognitive Services OpenAI Contributor"
@@ -52,7 +53,19 @@ _API_VERSION = Cure(
 )
 _NOT_THERE = Cure("It does not exist.", "Deploy again (azd provision), or create it with this name.")
 
+_FILES_FULL = Cure(
+    "The resource holds as many files as it may.",
+    "Delete old files, or set FILE_EXPIRY_SECONDS: 10,000 files with expiry, 500 without.",
+)
+
 _CURES = {
+    # Why a part waits: reasons of ours.
+    "file_quota": _FILES_FULL,
+    "file_gone": Cure(
+        "The service answers 404 to the create of a batch: it does not know its file, its route or its deployment.",
+        "Nothing needs to be done once: the file is uploaded again. If this lasts, run python -m batch_fn doctor, "
+        "which looks at routes and deployments.",
+    ),
     # Storage. Source: Azure Storage, "Status and error codes", of Blob, Queue and Table service.
     "authorizationpermissionmismatch": _NO_DATA_ROLE,
     "authorizationfailure": _NETWORK,
@@ -104,10 +117,7 @@ _CURES = {
     ),
     "unsupportedapiversion": _API_VERSION,
     "invalidapiversionparameter": _API_VERSION,
-    "quotaexceeded": Cure(
-        "The resource holds as many files as it may.",
-        "Delete old files, or set FILE_EXPIRY_SECONDS: 10,000 files with expiry, 500 without.",
-    ),
+    "quotaexceeded": _FILES_FULL,
     "token_limit_exceeded": Cure(
         "The deployment has as many tokens enqueued as it may.",
         "Nothing needs to be done: the app waits and sends again. Ask for more quota if this lasts.",
@@ -123,19 +133,36 @@ _CURES = {
 }
 
 
+_SAID = re.compile(r"(?:HTTP (?P<status>\d{3}) ?)?(?P<code>[A-Za-z_]\w+)?(?::|$)")
+"""How our own errors begin what the service said: `HTTP 403 PermissionDenied: ...`, `AuthorizationFailure: ...`."""
+
+_OLD_VERSION = re.compile(r"later api[- ]version|api[- ]version.{0,40}not support", re.IGNORECASE)
+
+
+def code_of(error: Exception) -> str:
+    """Return the code that storage gave an error; its class, where there is none."""
+    code = getattr(error, "error_code", None)
+    return str(getattr(code, "value", code) or type(error).__name__)
+
+
 def cure_of(code: str, message: str = "") -> Cure | None:
     """Return what a code means and its cure, None for a code that is not known.
 
-    Some refusals say only in their message what is wrong: that a later API version is needed, for instance.
+    Where the code is one of ours (why a part waits), or says less than the message, the message tells.
     """
-    lowered = message.lower()
-    if "api version" in lowered or "api-version" in lowered:
+    if _OLD_VERSION.search(message):
         return _API_VERSION
-    return _CURES.get(code.lower())
+    if (cure := _CURES.get(code.lower())) is not None:
+        return cure
+    said = _SAID.match(message)
+    found = (_CURES.get((said[name] or "").lower()) for name in ("code", "status")) if said else ()
+    return next(filter(None, found), None)
 
 
-def explain(code: str, message: str = "") -> str:
+def explain(code: str, message: str) -> str:
     """Return the service's own words, followed by what they mean and the cure where that is known."""
-    said = f"{code}: {message}" if message else code
     cure = cure_of(code, message)
-    return f"{said.rstrip('.')}. {cure}" if cure else said
+    if cure is None:
+        return message
+    said = f"{message.rstrip('. ')}. " if message.strip() else ""
+    return f"{said}{cure}"

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from batch_fn.core.cures import explain
 from batch_fn.core.jobs import CANCELLED, Estimate, Job, Part, Usage
 from batch_fn.core.prices import DIGITS, cost
 from batch_fn.validation.findings import Finding
@@ -111,7 +112,7 @@ def _wait(part: Part) -> dict[str, Any]:
         "part": part.number,
         "attempt": part.attempt,
         "reason": wait.reason,
-        "message": wait.message,
+        "message": explain(wait.reason, wait.message),
         "needed": wait.needed,
         "limit": wait.limit,
         "enqueued": wait.enqueued,
@@ -132,7 +133,7 @@ def report_is_current(job: Job, document: dict[str, Any] | None) -> bool:
 def service_findings(parts: list[Part]) -> list[Finding]:
     """Return the service's errors of batches that failed, as findings of the job."""
     return [
-        Finding(line=error.line or 1, code=error.code, message=error.message)
+        Finding(line=error.line or 1, code=error.code, message=explain(error.code, error.message))
         for part in parts
         if part.batch_status in {"failed", ""}
         for error in part.errors

@@ -22,6 +22,7 @@ from batch_fn.core.batches import (
     TokenLimitError,
     TransientServiceError,
 )
+from batch_fn.core.cures import code_of
 from batch_fn.core.jobs import Job, Part, PartState, Wait
 from batch_fn.core.names import FILE_NAME
 from batch_fn.core.planning import Limits, split
@@ -163,7 +164,7 @@ def _send(app: App, stored: Stored[Part], *, cancelled: bool) -> None:
             app,
             stored,
             clock.after(app.settings.trouble_seconds),
-            Wait(reason="error", message=type(error).__name__),
+            Wait(reason="error", message=code_of(error)),
         )
         raise
 

@@ -56,10 +56,10 @@ def health(stack: Bench) -> tuple[int, dict[str, Any]]:
 def test_the_deployed_app_is_asked_from_a_terminal(stack: Bench, terminal: Terminal) -> None:
     key = stack.host.keys["function"]
     text = terminal.run("doctor", "--app", stack.host.url, "--key", key)
-    found = dict(reversed(line.split(None, 1)) for line in text.splitlines())  # type: ignore[misc]
-    assert set(found.values()) == {"ok"}, text
-    assert any(line.startswith(EVENTS) for line in found), "the event of the marker reached the app"
-    assert any(line.startswith("host: Python") for line in found)
+    found = [line.split(None, 1) for line in text.splitlines()]
+    assert {state for state, _ in found} == {"ok"}, text
+    assert any(told.startswith(EVENTS) for _, told in found), "the event of the marker reached the app"
+    assert any(told.startswith("host: Python") for _, told in found)
     assert key not in text
     assert stack.names(stack.settings.input_container, "") == []
     assert ask(stack, "jobs")[1]["jobs"] == [], "a marker is no job"
