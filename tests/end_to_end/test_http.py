@@ -197,7 +197,7 @@ def test_the_app_says_whether_it_is_well(stack: Bench) -> None:
     wait_for(lambda: ask(stack, "health")[0] == 200, "the first tick")
     status, found = ask(stack, "health")
     assert (status, found["status"]) == (200, "healthy")
-    assert found["checks"].keys() == {"blob", "queue", "table", "service", "tick", "poison"}
+    assert found["checks"].keys() == {"blob", "queue", "table", "service", "tick", "poison", "doctor"}
     assert found["checks"]["tick"]["age_seconds"] <= 5
 
 
