@@ -86,13 +86,13 @@ class App:
 
         return OpenAIBatches.connect(self.settings)
 
-    def storage_identity(self) -> str:
-        """Return as whom storage is asked. Raises: azure.core.exceptions.ClientAuthenticationError."""
+    def storage_identity(self) -> str | None:
+        """Return as whom storage is asked, None if nobody can sign in."""
         if self.settings.storage:
             return "the connection string in BatchStorage"
-        from batch_fn.azure_openai.credentials import STORAGE_SCOPE, owner_of
+        from batch_fn.azure_openai.credentials import STORAGE_SCOPE, signed_in_as
 
-        return owner_of(self._credential.get_token(STORAGE_SCOPE).token)
+        return signed_in_as(self._credential, STORAGE_SCOPE)
 
     @cached_property
     def _blob_service(self) -> "BlobServiceClient":

@@ -20,6 +20,16 @@ def token_provider(scope: str = SERVICE_SCOPE) -> Callable[[], str]:
     return cast(Callable[[], str], provider)
 
 
+def signed_in_as(credential: Any, scope: str) -> str | None:
+    """Return as whom a credential signs in, None if it cannot."""
+    from azure.core.exceptions import ClientAuthenticationError
+
+    try:
+        return owner_of(credential.get_token(scope).token)
+    except ClientAuthenticationError:
+        return None
+
+
 def owner_of(token: str) -> str:
     """Return whose token it is, for a person to read. It is not verified: nothing is granted on the strength of it.
 

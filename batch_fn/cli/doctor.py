@@ -75,7 +75,6 @@ def _here(*, canary: bool, deployment: str) -> Iterator[Check]:
     except SettingError:
         yield from check_settings(given)  # which says what stops the app, here or where it is deployed
         return
-    yield _whom(app)
     checks: list[Check] = []
     for check in examine(app, given, deployed=False):
         checks.append(check)
@@ -84,18 +83,6 @@ def _here(*, canary: bool, deployment: str) -> Iterator[Check]:
         yield _canary(app, deployment)
     elif canary:
         yield Check("canary", State.UNKNOWN, "It was not sent.", "Cure what is wrong above first.")
-
-
-def _whom(app: App) -> Check:
-    """Say as whom storage is asked; for the service it is said where it is asked."""
-    from azure.core.exceptions import ClientAuthenticationError
-
-    try:
-        whom = app.storage_identity()
-    except ClientAuthenticationError:
-        cure = "Sign in with az login, or set BatchStorage to a connection string."
-        return Check("storage: identity", State.WRONG, "No identity can sign in from here.", cure)
-    return Check("storage: identity", State.OK, f"Looking from this machine, as {whom}.")
 
 
 def _canary(app: App, deployment: str) -> Check:

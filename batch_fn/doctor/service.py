@@ -134,11 +134,11 @@ def _routes(app: App) -> Check:
     except ServiceRefusedError as error:
         return refused("service: routes", error)
     answers = {version: status not in {404, 405} for version, status in seen.items()}
-    saw = ", ".join(f"{version} answers {status}" for version, status in seen.items())
+    saw = ", ".join(f"The route {version} answers {status}" for version, status in seen.items())
     if answers[ours]:
-        return Check("service: routes", State.OK, f"The routes of {saw}.")
+        return Check("service: routes", State.OK, f"{saw}.")
     cure = f"Set AZURE_OPENAI_API_VERSION to {other}." if answers[other] else "Check AZURE_OPENAI_ENDPOINT."
-    return Check("service: routes", State.WRONG, f"The routes of {saw}.", cure)
+    return Check("service: routes", State.WRONG, f"{saw}.", cure)
 
 
 def _uploaded(app: App, *, expiring: bool) -> Check:

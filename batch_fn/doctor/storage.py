@@ -19,14 +19,28 @@ MAX_SKEW = timedelta(minutes=2)
 def check_storage(app: App, *, changing: bool) -> Iterator[Check]:
     """Yield a check for each container, queue and table; `changing`: write, read and delete in each as well."""
     settings, probe = app.settings, app.storage_probe
+    yield _identity(app)
     tries: dict[str, tuple[tuple[str, ...], Callable[[str], None]]] = {
         "container": (settings.containers, probe.container),
         "queue": (settings.queues, probe.queue),
         "table": (settings.tables, probe.table),
     }
+    answering = True
     for kind, (names, change) in tries.items():
         for name in names:
-            yield _check(f"storage: {kind} {name}", kind, name, app, change if changing else None)
+            try:
+                yield _check(f"storage: {kind} {name}", kind, name, app, change if changing else None)
+            except StorageRefusedError as error:
+                yield refused(f"storage: {kind} {name}", error)
+                if error.unreachable:
+                    answering = False
+                    break  # the others of its kind are at the same address
+    if answering:
+        yield from _check_account(app, changing=changing)
+
+
+def _check_account(app: App, *, changing: bool) -> Iterator[Check]:
+    settings, probe = app.settings, app.storage_probe
     if changing:
         try:
             probe.copy(settings.input_container, settings.archive_container)
@@ -96,13 +110,19 @@ def skew(name: str, whose: str, ahead: timedelta) -> Check:
     return Check(name, State.WRONG, saw, "Correct the clock of this machine: the app compares times of both.")
 
 
+def _identity(app: App) -> Check:
+    name, whom = "storage: identity", app.storage_identity()
+    if whom is not None:
+        return Check(name, State.OK, f"Looking as {whom}.")
+    cure = "From here, sign in with az login; in Azure, see that BatchStorage__clientId names an identity of the app."
+    return Check(name, State.WRONG, "No identity can sign in.", cure)
+
+
 def _check(name: str, kind: str, thing: str, app: App, change: Callable[[str], None] | None) -> Check:
-    try:
-        if not app.storage_probe.is_there(kind, thing):
-            cure = f"Create the {kind}, or deploy again (azd provision); a setting may name another one."
-            return Check(name, State.WRONG, f"The {kind} does not exist.", cure)
-        if change is not None:
-            change(thing)
-    except StorageRefusedError as error:
-        return refused(name, error)
-    return Check(name, State.OK, "It is there, and can be written and read." if change else "It is there.")
+    if not app.storage_probe.is_there(kind, thing):
+        cure = f"Create the {kind}, or deploy again (azd provision); a setting may name another one."
+        return Check(name, State.WRONG, f"The {kind} does not exist.", cure)
+    if change is None:
+        return Check(name, State.OK, "It is there.")
+    change(thing)
+    return Check(name, State.OK, "It is there, and can be written and read.")

@@ -38,6 +38,8 @@ class StorageRefusedError(Exception):
     def __init__(self, doing: str, code: str, message: str) -> None:
         super().__init__(f"{doing} failed: {code}")
         self.doing, self.code, self.message = doing, code, message
+        self.unreachable = False
+        """Nothing answered, after several tries: to ask for more of the same takes minutes, and tells nothing."""
 
 
 def is_reserved(name: str) -> bool:
@@ -202,4 +204,6 @@ def doing(what: str) -> Iterator[None]:
         code = getattr(error, "error_code", None) or error.status_code or type(error).__name__
         raise StorageRefusedError(what, str(getattr(code, "value", code)), error.reason or "") from error
     except AzureError as error:  # no connection, no credential
-        raise StorageRefusedError(what, type(error).__name__, str(error).partition("\n")[0]) from error
+        refusal = StorageRefusedError(what, type(error).__name__, str(error).partition("\n")[0])
+        refusal.unreachable = True
+        raise refusal from error

@@ -18,7 +18,7 @@ from batch_fn.app import App
 from batch_fn.core.checkup import Check, State, troubles
 from batch_fn.doctor import host
 from batch_fn.doctor.examine import examine
-from batch_fn.doctor.storage import EVENTS
+from batch_fn.doctor.storage import EVENTS, check_storage
 from batch_fn.runtime import clock
 from batch_fn.settings import Settings
 from devkit.azure_openai.process import AzureOpenAI
@@ -224,6 +224,35 @@ def test_a_managed_identity_signs_in_for_real_and_is_named(patient: Patient) -> 
     assert checks["service: access"].state is State.OK
     assert "the managed identity id-emulator" in checks["service: access"].saw
     assert checks["deployment batch"].state is State.OK
+
+
+def test_storage_by_identity_says_as_whom(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Azurite takes identities over HTTPS only, and checks no role: what a missing role looks like cannot be had here.
+    del patient.environment["BatchStorage"]
+    for kind in ("blob", "queue", "table"):
+        patient.environment[f"BatchStorage__{kind}ServiceUri"] = f"https://127.0.0.1:9/{kind}"
+    first = next(check_storage(patient.app, changing=False))
+    assert first.saw == "Looking as the managed identity id-emulator."
+    monkeypatch.setenv("IDENTITY_HEADER", "wrong")
+    first = next(check_storage(patient.app, changing=False))
+    assert (first.state, "az login" in first.cure) == (State.WRONG, True)
+
+
+def test_storage_that_does_not_answer_is_asked_once_for_each_kind(
+    patient: Patient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = dict(each.split("=", 1) for each in patient.environment["BatchStorage"].strip(";").split(";"))
+    dead = dict.fromkeys(("BlobEndpoint", "QueueEndpoint", "TableEndpoint"), "http://127.0.0.1:9/x")
+    patient.environment["BatchStorage"] = ";".join(f"{name}={value}" for name, value in (parts | dead).items())
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    checks = [*check_storage(patient.app, changing=False)]
+    assert [check.name.partition(" ")[0] + " " + check.name.split()[1] for check in checks] == [
+        "storage: identity",
+        "storage: container",
+        "storage: queue",
+        "storage: table",
+    ]
+    assert all("ServiceRequestError" in check.saw for check in checks[1:])
 
 
 def test_nobody_who_can_sign_in_is_told(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:

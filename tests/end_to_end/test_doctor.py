@@ -94,7 +94,7 @@ def test_from_here_it_says_as_whom_and_what_stops_the_app(
 ) -> None:
     document = terminal.json("doctor")
     assert (document["state"], states(document)[EVENTS]) == ("ok", "ok")
-    assert "the connection string in BatchStorage" in document["checks"][0]["saw"]
+    assert "Looking as the connection string in BatchStorage." in [check["saw"] for check in document["checks"]]
     service.fault("status", path="/openai/", status=401)
     refused = terminal.json("doctor", code=1)
     assert states(refused)["service: access"] == "wrong"
