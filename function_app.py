@@ -60,15 +60,28 @@ def collect(message: func.QueueMessage) -> None:
         collect(batch_app, asked.job_id)
 
 
+@app.function_name("doctor")
+@app.queue_trigger(arg_name="message", queue_name=settings.doctor_queue, connection="BatchStorage")
+def doctor(message: func.QueueMessage) -> None:
+    """Somebody asked for an examination of everything that a job needs."""
+    from batch_fn.doctor.runs import run
+
+    with step("doctor"):
+        run(batch_app, parse_message(message.get_body()).job_id)
+
+
 @app.function_name("tick")
 @app.timer_trigger(arg_name="timer", schedule=settings.tick_schedule)
 def tick(timer: func.TimerRequest, context: func.Context) -> None:  # noqa: ARG001 - the host passes it
-    """Ask the service about the open batches, and put back on its way what was left behind."""
+    """Ask the service about the open batches, put back on its way what was left behind; each hour, look at all."""
+    from batch_fn.doctor.runs import look_hourly
     from batch_fn.steps.polling import tick
 
     # What a thread of ours logs counts as this invocation's only if the thread says so.
     with step("tick"):
         tick(batch_app, lambda: setattr(context.thread_local_storage, "invocation_id", context.invocation_id))
+    with step("look_hourly"):
+        look_hourly(batch_app)
 
 
 @app.function_name("drop_poisoned")
@@ -179,3 +192,21 @@ def usage(request: func.HttpRequest) -> func.HttpResponse:
     from batch_fn.api import routes
 
     return routes.usage(batch_app, request)
+
+
+@app.function_name("ask_doctor")
+@app.route("doctor", trigger_arg_name="request", methods=["POST"], auth_level=func.AuthLevel.FUNCTION)
+def ask_doctor(request: func.HttpRequest) -> func.HttpResponse:
+    """Ask for an examination of everything that a job needs."""
+    from batch_fn.api import routes
+
+    return routes.ask_doctor(batch_app, request)
+
+
+@app.function_name("examination")
+@app.route("doctor/{id}", trigger_arg_name="request", methods=["GET"], auth_level=func.AuthLevel.FUNCTION)
+def examination(request: func.HttpRequest) -> func.HttpResponse:
+    """Return what the doctor found."""
+    from batch_fn.api import routes
+
+    return routes.examination(batch_app, request)

@@ -2,6 +2,7 @@
 
 import sys
 
+from batch_fn.cli import doctor  # noqa: F401 - a command, which registers itself
 from batch_fn.cli.commands import main
 
 if __name__ == "__main__":

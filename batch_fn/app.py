@@ -11,8 +11,15 @@ from batch_fn.runtime import memory, telemetry
 from batch_fn.settings import Settings
 
 if TYPE_CHECKING:
+    from azure.data.tables import TableServiceClient
+    from azure.storage.blob import BlobServiceClient
+    from azure.storage.queue import QueueServiceClient
+
     from batch_fn.azure_openai.client import OpenAIBatches
+    from batch_fn.azure_openai.probe import ServiceProbe
     from batch_fn.storage.blobs import Blobs
+    from batch_fn.storage.checkups import Checkups
+    from batch_fn.storage.probe import StorageProbe
     from batch_fn.storage.queues import Queues
     from batch_fn.storage.tables import Tables
 
@@ -40,45 +47,25 @@ class App:
     @cached_property
     def blobs(self) -> "Blobs":
         """Blob storage."""
-        from azure.storage.blob import BlobServiceClient
-
-        from batch_fn.storage.blob_streams import CHUNK_BYTES
         from batch_fn.storage.blobs import Blobs
 
-        sizes: Any = {"max_single_get_size": CHUNK_BYTES, "max_chunk_get_size": CHUNK_BYTES}
-        settings = self.settings
-        if settings.storage:
-            service = BlobServiceClient.from_connection_string(settings.storage, **sizes)
-        else:
-            service = BlobServiceClient(settings.storage_blob_uri, self._credential, **sizes)
-        return Blobs(service, settings)
+        return Blobs(self._blob_service, self.settings)
 
     @cached_property
     def queues(self) -> "Queues":
         """Storage queues."""
-        from azure.storage.queue import QueueServiceClient
-
         from batch_fn.storage.queues import Queues
 
-        settings = self.settings
-        if settings.storage:
-            return Queues(QueueServiceClient.from_connection_string(settings.storage), settings)
-        return Queues(QueueServiceClient(settings.storage_queue_uri, self._credential), settings)
+        return Queues(self._queue_service, self.settings)
 
     @cached_property
     def tables(self) -> "Tables":
         """Table storage."""
-        from azure.data.tables import TableServiceClient
-
         from batch_fn.storage.tables import Tables
 
         settings = self.settings
-        if settings.storage:
-            service = TableServiceClient.from_connection_string(settings.storage)
-        else:
-            service = TableServiceClient(settings.storage_table_uri, credential=self._credential)
         return Tables(
-            service,
+            self._table_service,
             jobs_table=settings.jobs_table,
             work_table=settings.work_table,
             deployments_table=settings.deployments_table,
@@ -90,11 +77,67 @@ class App:
         return TickMemory()
 
     @cached_property
+    def checkups(self) -> "Checkups":
+        """What the doctor keeps in storage."""
+        from batch_fn.storage.checkups import Checkups
+
+        return Checkups(self._table_service, self._queue_service, self.settings)
+
+    @cached_property
+    def storage_probe(self) -> "StorageProbe":
+        """What the doctor tries storage with."""
+        from batch_fn.storage.probe import StorageProbe
+
+        return StorageProbe(self._blob_service, self._queue_service, self._table_service)
+
+    @cached_property
+    def openai_probe(self) -> "ServiceProbe":
+        """What the doctor tries Azure OpenAI with."""
+        from batch_fn.azure_openai.probe import ServiceProbe
+
+        return ServiceProbe(self.settings)
+
+    @cached_property
     def openai(self) -> "OpenAIBatches":
         """Azure OpenAI."""
         from batch_fn.azure_openai.client import OpenAIBatches
 
         return OpenAIBatches.connect(self.settings)
+
+    def storage_identity(self) -> str | None:
+        """Return as whom storage is asked, None if nobody can sign in."""
+        if self.settings.storage:
+            return "the connection string in BatchStorage"
+        from batch_fn.azure_openai.credentials import STORAGE_SCOPE, signed_in_as
+
+        return signed_in_as(self._credential, STORAGE_SCOPE)
+
+    @cached_property
+    def _blob_service(self) -> "BlobServiceClient":
+        from azure.storage.blob import BlobServiceClient
+
+        from batch_fn.storage.blob_streams import CHUNK_BYTES
+
+        sizes: Any = {"max_single_get_size": CHUNK_BYTES, "max_chunk_get_size": CHUNK_BYTES}
+        if self.settings.storage:
+            return BlobServiceClient.from_connection_string(self.settings.storage, **sizes)
+        return BlobServiceClient(self.settings.storage_blob_uri, self._credential, **sizes)
+
+    @cached_property
+    def _queue_service(self) -> "QueueServiceClient":
+        from azure.storage.queue import QueueServiceClient
+
+        if self.settings.storage:
+            return QueueServiceClient.from_connection_string(self.settings.storage)
+        return QueueServiceClient(self.settings.storage_queue_uri, self._credential)
+
+    @cached_property
+    def _table_service(self) -> "TableServiceClient":
+        from azure.data.tables import TableServiceClient
+
+        if self.settings.storage:
+            return TableServiceClient.from_connection_string(self.settings.storage)
+        return TableServiceClient(self.settings.storage_table_uri, credential=self._credential)
 
     @cached_property
     def _credential(self) -> Any:

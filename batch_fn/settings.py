@@ -116,6 +116,14 @@ def _secret(name: str) -> str | None:
     return field(default=None, repr=False, metadata={"name": name, "parse": parse_text})
 
 
+def parse_setting[T](name: str, parse: Callable[[str], T], given: str) -> T:
+    """Return the value of a setting. Raises: SettingError."""
+    try:
+        return parse(given)
+    except (ValueError, KeyError):
+        raise SettingError(f"The setting {name} is {given!r}; it takes {parse.__doc__}.") from None
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
     """The app's settings. Sizes are in bytes, times in seconds."""
@@ -134,6 +142,10 @@ class Settings:
     """Not set: Microsoft Entra ID through DefaultAzureCredential."""
     openai_api_version: str = _setting("AZURE_OPENAI_API_VERSION", "v1", parse_text)
     """`v1`, or a dated version such as `2024-10-21`, which uses the dated routes."""
+    openai_resource_id: str = _setting("AZURE_OPENAI_RESOURCE_ID", "", parse_text)
+    """Azure resource id of the resource; the doctor then sees SKU, model and retirement of each deployment."""
+    resource_manager: str = _setting("AZURE_RESOURCE_MANAGER", "https://management.azure.com", parse_text)
+    """Address of Azure Resource Manager; another one in sovereign clouds."""
 
     # Names
     input_container: str = _setting("INPUT_CONTAINER", "batch-input", parse_text)
@@ -149,6 +161,8 @@ class Settings:
     collect_queue: str = _setting("COLLECT_QUEUE", "batch-collect", parse_text)
     completed_queue: str = _setting("COMPLETED_QUEUE", "batch-completed", parse_text)
     """One message for each finished job, for consumers to read."""
+    doctor_queue: str = _setting("DOCTOR_QUEUE", "batch-doctor", parse_text)
+    """One message for each examination that the API was asked for."""
     jobs_table: str = _setting("JOBS_TABLE", "BatchJobs", parse_text)
     """One row for each finished job, for ever: the history, which also detects repeated events."""
     deployments_table: str = _setting("DEPLOYMENTS_TABLE", "BatchDeployments", parse_text)
@@ -223,6 +237,8 @@ class Settings:
     """First wait of a deployment after `token_limit_exceeded`; doubled with each refusal, up to sixteenfold."""
 
     # Reporting
+    doctor_seconds: int = _setting("DOCTOR_SECONDS", 3600, parse_int(0))
+    """How often the tick has the doctor look, without a change to anything; 0: never."""
     prices: Mapping[str, tuple[float, float]] = _setting("PRICES", MappingProxyType({}), parse_prices)
     """Cost of a million tokens of a deployment, as `name=prompt/completion, ...`; without it no cost is reported."""
     telemetry: str = _setting("TELEMETRY", "off", parse_choice("off", "otlp"))
@@ -241,10 +257,7 @@ class Settings:
             given = environment.get(name, "").strip()
             if not given:
                 continue
-            try:
-                values[each.name] = parse(given)
-            except (ValueError, KeyError):
-                raise SettingError(f"The setting {name} is {given!r}; it takes {parse.__doc__}.") from None
+            values[each.name] = parse_setting(name, parse, given)
         settings = cls(**values)
         settings._check()
         return settings
@@ -292,7 +305,7 @@ class Settings:
     @property
     def queues(self) -> tuple[str, ...]:
         """The storage queues that the app uses."""
-        return (self.drop_queue, self.submit_queue, self.collect_queue, self.completed_queue)
+        return (self.drop_queue, self.submit_queue, self.collect_queue, self.completed_queue, self.doctor_queue)
 
     @property
     def tables(self) -> tuple[str, ...]:

@@ -87,6 +87,7 @@ class Stack:
             "BatchStorage": self.azurite.connection_string,
             "AZURE_OPENAI_ENDPOINT": self.service.url,
             "AZURE_OPENAI_API_KEY": self.service.api_key,
+            **self.service.management,
             **FAST,
             **self._given,
         }

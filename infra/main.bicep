@@ -241,6 +241,7 @@ module app 'modules/function.bicep' = {
     queueEndpoint: storage.outputs.queueEndpoint
     tableEndpoint: storage.outputs.tableEndpoint
     openAiEndpoint: newOpenAi ? newAccount!.outputs.endpoint : existingAccount!.outputs.endpoint
+    openAiId: newOpenAi ? newAccount!.outputs.id : existingAccount!.outputs.id
     insightsConnectionString: monitoring.outputs.connectionString
     instanceMemoryMB: instanceMemoryMB
     maximumInstanceCount: maximumInstanceCount

@@ -94,6 +94,6 @@ def settings(azurite: Azurite) -> Settings:
     names: dict[str, Any] = {
         f"{kind}_container": f"{kind}-{own}" for kind in ("input", "output", "errors", "reports", "archive", "work")
     }
-    names |= {f"{kind}_queue": f"{kind}-{own}" for kind in ("drop", "submit", "collect", "completed")}
+    names |= {f"{kind}_queue": f"{kind}-{own}" for kind in ("drop", "submit", "collect", "completed", "doctor")}
     names |= {f"{kind}_table": f"{kind}{own}" for kind in ("jobs", "work", "deployments")}
     return Settings(storage=azurite.connection_string, openai_endpoint="https://example.openai.azure.com", **names)

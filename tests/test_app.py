@@ -84,7 +84,7 @@ def test_of_the_azure_sdk_the_app_adds_nothing_to_what_the_blob_binding_loads(lo
     assert [name for name in loaded["app"] if name.split(".")[0] in {"azure", "azurefunctions", "msal"}] == []
 
 
-@pytest.mark.parametrize("package", ["steps", "queries", "api", "cli", "azure_openai", "core", "validation"])
+@pytest.mark.parametrize("package", ["steps", "queries", "api", "cli", "azure_openai", "core", "validation", "doctor"])
 def test_of_the_app_itself_only_what_every_trigger_needs_is_loaded(loaded: dict[str, list[str]], package: str) -> None:
     assert [name for name in loaded["app"] if f"{name}.".startswith(f"batch_fn.{package}.")] == []
 

@@ -12,6 +12,7 @@ import click
 import msgspec
 import pytest
 
+import batch_fn.cli.doctor  # noqa: F401 - a command, which registers itself
 from batch_fn.cli.commands import commands
 from batch_fn.core.batches import PERMANENT_FAILURES, REQUEST_TOO_LARGE
 from batch_fn.core.jobs import Estimate, Job, Outcome, PartState

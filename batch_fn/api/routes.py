@@ -15,8 +15,10 @@ import msgspec
 
 from batch_fn.app import App
 from batch_fn.core.batches import BATCH_STATUSES, NotFoundError, PermanentServiceError, TransientServiceError
+from batch_fn.core.checkup import Examination, worst
 from batch_fn.core.errors import BadQueryError, NoSuchJobError, UserError
 from batch_fn.core.names import is_job_id
+from batch_fn.core.report import to_iso
 from batch_fn.queries import job_detail, job_list
 from batch_fn.queries.batches import list_batches
 from batch_fn.queries.deployments import list_deployments
@@ -126,6 +128,20 @@ def health(app: App, request: func.HttpRequest) -> func.HttpResponse:
     return _answer(request, answer)
 
 
+def ask_doctor(app: App, request: func.HttpRequest) -> func.HttpResponse:
+    """POST /doctor: 202, and where to ask for what was found."""
+    from batch_fn.doctor import runs
+
+    return _answer(request, lambda: _examination(runs.ask(app)))
+
+
+def examination(app: App, request: func.HttpRequest) -> func.HttpResponse:
+    """GET /doctor/{id}: 202 while it runs, then 200 and what was found."""
+    from batch_fn.doctor import runs
+
+    return _answer(request, lambda: _examination(runs.result(app, str(request.route_params.get("id", "")))))
+
+
 class Query:
     """The parameters of a request's query. Each method raises BadQueryError for an invalid value."""
 
@@ -213,6 +229,19 @@ def _problem(request: func.HttpRequest, status: HTTPStatus, slug: str, title: st
     return func.HttpResponse(body, status_code=int(status), headers=HEADERS, mimetype="application/problem+json")
 
 
-def _json(document: object, status: HTTPStatus = HTTPStatus.OK) -> func.HttpResponse:
+def _json(document: object, status: HTTPStatus = HTTPStatus.OK, **headers: str) -> func.HttpResponse:
     body = msgspec.json.encode(document)
-    return func.HttpResponse(body, status_code=int(status), headers=HEADERS, mimetype="application/json")
+    return func.HttpResponse(body, status_code=int(status), headers=HEADERS | headers, mimetype="application/json")
+
+
+def _examination(examined: Examination) -> func.HttpResponse:
+    document = {
+        "id": examined.id,
+        "state": worst(examined.checks) if examined.ended_at else "running",
+        "asked": to_iso(examined.asked_at),
+        "ended": to_iso(examined.ended_at),
+        "checks": examined.checks,
+    }
+    if examined.ended_at:
+        return _json(document)
+    return _json(document, HTTPStatus.ACCEPTED, Location=f"/api/doctor/{examined.id}")

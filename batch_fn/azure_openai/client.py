@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 from urllib.parse import unquote
 
 from batch_fn.azure_openai import listing
+from batch_fn.azure_openai.credentials import token_provider
 from batch_fn.azure_openai.listing import read_batches, until_complete
 from batch_fn.azure_openai.wire import UnreadableBatchError, read_batch, read_enqueued, translate_sdk_errors
 from batch_fn.core.batches import (
@@ -62,7 +63,7 @@ class OpenAIBatches:
         """Return the resource that the settings name, with its key or Microsoft Entra ID."""
         from openai import AzureOpenAI, OpenAI
 
-        token = None if settings.openai_api_key else _token_provider()
+        token = None if settings.openai_api_key else token_provider()
         endpoint = settings.openai_endpoint.rstrip("/")
         client: OpenAI
         if settings.openai_api_version == "v1":
@@ -321,9 +322,3 @@ def _repeat[T](call: Callable[[], T], *, by_id: bool, tries: int = TRIES) -> T:
 def _pause(trouble: TransientServiceError, tries: int) -> None:
     jitter = random.uniform(0.5, 1.0)  # noqa: S311 - no secret
     time.sleep(min(trouble.retry_after or jitter * 2 ** (tries - 1), MAX_PAUSE_SECONDS))
-
-
-def _token_provider() -> Any:
-    from azure.identity import DefaultAzureCredential, get_bearer_token_provider
-
-    return get_bearer_token_provider(DefaultAzureCredential(), "https://cognitiveservices.azure.com/.default")

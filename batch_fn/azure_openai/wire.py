@@ -160,7 +160,8 @@ def _status_error(status: int, headers: Mapping[str, str], body: object, *, by_i
         return TokenLimitError(error.message)
     if error.code == "quotaExceeded":
         return FileQuotaError(error.message)
-    sentence = f"HTTP {status}: {error.message}"
+    code = "" if error.code == str(status) else f" {error.code}"
+    sentence = f"HTTP {status}{code}: {error.message}"
     if status == 404 and by_id:
         return NotFoundError(sentence)
     if status == 405 or (status == 404 and error.code not in REFUSED_WITH_404):

@@ -57,6 +57,15 @@ class NothingToRetryError(UserError):
     slug, title = "nothing-to-retry", "There is nothing to retry"
 
 
+class NoSuchExaminationError(UserError):
+    """The doctor has no examination of that id, or another one has replaced it."""
+
+    status, slug, title = HTTPStatus.NOT_FOUND, "examination-not-found", "There is no such examination"
+
+    def __init__(self, examination_id: str) -> None:
+        super().__init__(f"There is no examination {examination_id}, or a later one replaced it. Ask for one: POST.")
+
+
 class BadQueryError(UserError):
     """A query parameter has an invalid value; the sentence names it."""
 

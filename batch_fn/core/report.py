@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from batch_fn.core.cures import explain
 from batch_fn.core.jobs import CANCELLED, Estimate, Job, Outcome, Part, Usage
 from batch_fn.core.prices import DIGITS, cost
 from batch_fn.validation.findings import INPUT_GONE, Finding
@@ -118,7 +119,7 @@ def _wait(part: Part) -> dict[str, Any]:
         "part": part.number,
         "attempt": part.attempt,
         "reason": wait.reason,
-        "message": wait.message,
+        "message": explain(wait.reason, wait.message),
         "needed": wait.needed,
         "limit": wait.limit,
         "enqueued": wait.enqueued,
@@ -139,7 +140,7 @@ def report_is_current(job: Job, document: dict[str, Any] | None) -> bool:
 def service_findings(parts: list[Part]) -> list[Finding]:
     """Return the service's errors of failed batches, and what happened to deleted lines, as findings of the job."""
     failures = [
-        Finding(line=error.line or 1, code=error.code, message=error.message)
+        Finding(line=error.line or 1, code=error.code, message=explain(error.code, error.message))
         for part in parts
         if part.batch_status in {"failed", ""}
         for error in part.errors

@@ -5,7 +5,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from batch_fn.app import App
+from batch_fn.core.checkup import State, troubles
 from batch_fn.runtime import clock
+from batch_fn.storage.checkups import LAST
 
 HEALTH_SECONDS = 10
 TICK_LATE_SECONDS = 600
@@ -14,7 +16,15 @@ TICK_LATE_SECONDS = 600
 
 def check_health(app: App) -> dict[str, Any]:
     """Return the result of a check of each dependency, made now."""
-    checks = {"blob": _blob, "queue": _queue, "table": _table, "service": _service, "tick": _tick, "poison": _poison}
+    checks = {
+        "blob": _blob,
+        "queue": _queue,
+        "table": _table,
+        "service": _service,
+        "tick": _tick,
+        "poison": _poison,
+        "doctor": _doctor,
+    }
     pool = ThreadPoolExecutor(len(checks))
     asked = {name: pool.submit(check, app) for name, check in checks.items()}
     end = time.monotonic() + HEALTH_SECONDS
@@ -59,6 +69,18 @@ def _tick(app: App) -> dict[str, Any]:
     age = max(0, int((clock.now() - last).total_seconds()))
     late = age > TICK_LATE_SECONDS
     return {"ok": not late, "age_seconds": age, "detail": "the tick does not run" if late else None}
+
+
+def _doctor(app: App) -> dict[str, Any]:
+    """Return what the doctor found last: the tick has it look once an hour, and anybody may ask it."""
+    last = app.checkups.read(LAST)
+    if last is None or not app.settings.doctor_seconds:
+        return {"ok": True, "detail": None, "age_seconds": None, "findings": []}
+    found = troubles(last.checks)
+    wrong = [check for check in found if check.state is State.WRONG]
+    detail = " ".join(f"{check.name}: {check.saw}" for check in wrong) or None
+    age = max(0, int((clock.now() - last.asked_at).total_seconds()))
+    return {"ok": not wrong, "detail": detail, "age_seconds": age, "findings": found}
 
 
 def _poison(app: App) -> dict[str, Any]:

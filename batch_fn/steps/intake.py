@@ -21,6 +21,7 @@ from batch_fn.steps.ownership import delete_orphaned_work, reload_if_unchanged
 from batch_fn.steps.picking import pick
 from batch_fn.steps.unpacking import unpack
 from batch_fn.storage.drops import Drop, DropGoneError
+from batch_fn.storage.probe import is_marker, is_over, is_reserved
 from batch_fn.storage.rows import ActiveJob, ConflictError, Stored
 from batch_fn.validation.check import validate_blocks
 from batch_fn.validation.findings import DROP_GONE, INVALID_GZIP, NOT_PROCESSED, Code, Finding, Findings
@@ -33,10 +34,13 @@ def ingest(app: App, name: str) -> None:
     drop = app.blobs.drop(name)
     if drop is None:
         log.info("drop_absent", name=name)
-    elif not is_complete(app, drop):
-        log.info("drop_empty", name=name)  # the tick ingests it, if it stays so
-    else:
+        return
+    if is_marker(name):
+        app.checkups.record_marker(name)
+    if is_complete(app, drop):
         ingest_drop(app, drop)
+    else:
+        log.info("drop_empty", name=name)  # the tick ingests it, if it stays so
 
 
 def is_complete(app: App, drop: Drop) -> bool:
@@ -95,11 +99,15 @@ def job_id_of(drop: Drop) -> str:
 
 
 def register(app: App, drop: Drop) -> Stored[Job] | None:
-    """Enter the job into the tables. Return its row, None if the job is finished already.
+    """Enter the job into the tables. Return its row, None if the job is finished already or the blob is the doctor's.
 
     The history is read before and after the row is entered. Before: a repeated event, or a drop that cannot be deleted,
     costs one read. After: a job that finishes between the two would be begun again.
     """
+    if is_reserved(drop.name):
+        if is_over(drop.name, drop.last_modified):
+            app.blobs.remove(drop.container, drop.name, drop.etag)
+        return None
     job_id = job_id_of(drop)
     if _is_finished(app, drop, job_id):
         return None

@@ -17,6 +17,7 @@ from devkit.azure_openai.scripts import BatchScript, batch_script, slow_seconds
 MAX_FINDINGS = 100
 """How many errors a failed batch lists; the real number is not documented."""
 
+BATCH_SKUS = {"GlobalBatch", "DataZoneBatch"}
 _BOM = b"\xef\xbb\xbf"
 _NO_DEPLOYMENT = "A valid model deployment name couldn't be extracted from the input file."
 
@@ -169,6 +170,8 @@ def _check_whole(inspection: Inspection, options: Options) -> None:
         inspection.findings.insert(0, Finding(code="too_many_tasks", message=message))
     if deployment is not None and options.deployments is not None and deployment not in options.deployments:
         inspection.found("model_not_found", f"There is no deployment '{deployment}'.", "body.model")
+    elif deployment is not None and options.skus.get(deployment, "GlobalBatch") not in BATCH_SKUS:
+        inspection.found("model_not_found", f"The deployment '{deployment}' takes no batches.", "body.model")
 
 
 def first_deployment(path: Path) -> str | None:

@@ -56,6 +56,18 @@ class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """What a batch may be created for; how-to and reference do not agree on `/v1/embeddings`."""
     deployments: list[str] | None = None
     """The deployments there are; every name is one when this is null."""
+    skus: dict[str, str] = {}
+    """The SKU of a deployment, where it is not GlobalBatch: a batch for one of another SKU is refused."""
+    models: dict[str, str] = {}
+    """Model and version of a deployment, as `gpt-5.4-mini 2026-03-17`."""
+    retirements: dict[str, str] = {}
+    """The day on which a model retires, by the same words: `2027-03-18T00:00:00Z`."""
+    management: bool = True
+    """Whether Azure Resource Manager lets the identity read the account."""
+    clock_skew: float = 0.0
+    """Seconds by which the service's clock is ahead, in the header Date of its answers."""
+    honours_expiry: bool = True
+    """Whether `expires_after` of an upload is more than ignored."""
     token_limit: int | None = None
     """Enqueued tokens that a deployment may have, where `token_limits` does not name it; null: no limit."""
     token_limits: dict[str, int] = {}

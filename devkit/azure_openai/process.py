@@ -8,6 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from devkit.azure_openai.management import IDENTITY_HEADER, RESOURCE_ID
+
 _ROOT = Path(__file__).parents[2]
 
 
@@ -60,6 +62,16 @@ class AzureOpenAI:
     def v1_url(self) -> str:
         """The `base_url` of a v1 client."""
         return f"{self.url}/openai/v1/"
+
+    @property
+    def management(self) -> dict[str, str]:
+        """Settings and environment with which the app reads deployments, and signs in as a managed identity."""
+        return {
+            "AZURE_OPENAI_RESOURCE_ID": RESOURCE_ID,
+            "AZURE_RESOURCE_MANAGER": self.url,
+            "IDENTITY_ENDPOINT": f"{self.url}/msi/token",
+            "IDENTITY_HEADER": IDENTITY_HEADER,
+        }
 
     def options(self, **changes: object) -> dict[str, Any]:
         """Set the named options; returns all of them."""

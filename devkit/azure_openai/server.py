@@ -2,7 +2,9 @@
 
 import re
 import tempfile
+import time
 import uuid
+from email.utils import formatdate
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +17,7 @@ from devkit.azure_openai.control import control_routes
 from devkit.azure_openai.errors import ApiError, invalid
 from devkit.azure_openai.files import Expiry
 from devkit.azure_openai.listing import limit_of, matching, ordered, page, shape
+from devkit.azure_openai.management import management_routes
 from devkit.azure_openai.options import Options
 from devkit.azure_openai.service import SERVICE, Service
 
@@ -101,8 +104,10 @@ async def _check(request: web.Request, handler: Handler) -> web.StreamResponse:
     return await handler(request)
 
 
-async def _add_headers(_request: web.Request, response: web.StreamResponse) -> None:
+async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
     request_id = str(uuid.uuid4())
+    if ahead := request.app[SERVICE].options.clock_skew:
+        response.headers["Date"] = formatdate(time.time() + ahead, usegmt=True)
     response.headers.update({"apim-request-id": request_id, "x-request-id": request_id, "x-ms-region": _REGION})
 
 
@@ -133,7 +138,7 @@ async def _read_upload(request: web.Request, path: Path) -> tuple[str, Expiry | 
         raise invalid("This emulator takes files of purpose 'batch' only.", "purpose")
     if size > limit:
         raise ApiError(413, "contentTooLarge", f"The file has {size} bytes, the maximum is {limit}.")
-    expiry = _expiry(fields) if api_version(request).has_expiry else None
+    expiry = _expiry(fields) if api_version(request).has_expiry and service.options.honours_expiry else None
     service.files.check_quota(expiry)
     return filename, expiry
 
@@ -264,6 +269,7 @@ def build_app(options: Options, api_key: str) -> web.Application:
     app.add_routes(_routes("/openai/v1"))
     app.add_routes(_routes("/openai"))
     app.add_routes(control_routes())
+    app.add_routes(management_routes())
     app.on_response_prepare.append(_add_headers)
 
     async def clean_up(app: web.Application) -> None:

@@ -10,6 +10,8 @@ param blobEndpoint string
 param queueEndpoint string
 param tableEndpoint string
 param openAiEndpoint string
+@description('With it the doctor sees SKU, model and retirement of each deployment.')
+param openAiId string
 param insightsConnectionString string
 @description('512, 2048 or 4096; shared by the host and the worker.')
 param instanceMemoryMB int
@@ -45,6 +47,8 @@ var hostSettings = {
   // Not below host.json's batchSize and maxDegreeOfParallelism: the host does not know how many threads there are
   PYTHON_THREADPOOL_THREAD_COUNT: '8'
   AZURE_OPENAI_ENDPOINT: openAiEndpoint
+  AZURE_OPENAI_RESOURCE_ID: openAiId
+  AZURE_RESOURCE_MANAGER: environment().resourceManager
   SUBMIT_MODE: submitMode
 }
 // host.json leaves the host's OpenTelemetry mode off. With it on, the exporter to Application Insights keeps five traces a

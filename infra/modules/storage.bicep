@@ -20,6 +20,7 @@ var queues = union(names.poisonQueues, [
   names.queues.SUBMIT_QUEUE
   names.queues.COLLECT_QUEUE
   names.queues.COMPLETED_QUEUE
+  names.queues.DOCTOR_QUEUE
 ])
 
 resource account 'Microsoft.Storage/storageAccounts@2023-05-01' = {

@@ -128,7 +128,7 @@ def test_a_file_is_uploaded_with_its_expiry_where_the_version_knows_it(
     [
         ({"kind": "status", "status": 401}, TransientServiceError, "HTTP 401"),
         ({"kind": "status", "status": 403}, TransientServiceError, "HTTP 403"),
-        ({"kind": "status", "status": 404}, TransientServiceError, "check AZURE_OPENAI_ENDPOINT"),
+        ({"kind": "status", "status": 404}, TransientServiceError, "HTTP 404"),
         ({"kind": "status", "status": 413}, PermanentServiceError, "413"),
         ({"kind": "status", "status": 429}, TransientServiceError, "HTTP 429"),
         ({"kind": "status", "status": 500}, TransientServiceError, "HTTP 500"),

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch_fn.core.batches import ServiceBatch, ServiceError, failed_for_good
+from batch_fn.core.cures import explain
 from batch_fn.core.jobs import InvalidTransitionError, Outcome, PartState, Usage, estimated_tokens
 from batch_fn.core.names import BLOB_NAME_LIMIT, FILE_NAME, SEGMENT_LIMIT, job_id, new_bundle_id, result_path
 from batch_fn.core.report import outcome, service_findings
@@ -255,7 +256,7 @@ def test_errors_of_failed_and_refused_batches_become_findings_and_those_of_other
         a_part(batch_status="", errors=(error,)),
         a_part(batch_status="completed", errors=(error,)),
     ]
-    finding = Finding(7, "model_not_found", "There is no deployment of that name.")
+    finding = Finding(7, "model_not_found", explain("model_not_found", "There is no deployment of that name."))
     assert service_findings(parts) == [finding, Finding(1, "internal_error", "Try again."), finding]
 
 

@@ -36,7 +36,8 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Bench]:
-    with Bench({"MAX_ATTEMPTS": "1", "PRICES": "global-batch=1000/2000"}) as bench:
+    settings = {"MAX_ATTEMPTS": "1", "PRICES": "global-batch=1000/2000", "DOCTOR_SECONDS": "3600"}
+    with Bench(settings) as bench:
         wait_for(lambda: _is_well(bench), "the first tick")  # until then the app says that it is not well
         yield bench
 
@@ -126,7 +127,9 @@ def test_a_job_is_seen_to_its_end_without_a_reload(visitor: Visitor, held: Bench
     expect(visitor.page.locator("#sum")).to_have_text(re.compile(r"^14 days: [1-9]\d* tokens, cost 0\.\d+$"))
     expect(detail.locator("#batches")).to_contain_text(re.compile(r"completed3 of 3[1-9]\d*0\.\d"))
     expect(detail.locator("#transitions")).to_contain_text(re.compile("dropped.*submitted.*finished"))
-    expect(visitor.page.locator("#health")).to_have_text("✓ healthy")
+    health = visitor.page.locator("#health")
+    expect(health).to_contain_text("✓ healthy ⚠ settings: SETTLE_SECONDS:")
+    expect(health).to_have_attribute("title", re.compile("settings: SETTLE_SECONDS: Set SETTLE_SECONDS to 300"))
     assert visitor.page.evaluate("window.sameDocument")
 
 

@@ -199,7 +199,7 @@ def _deployment(stack: Bench, name: str) -> dict[str, Any]:
 def test_the_app_says_whether_it_is_well(stack: Bench) -> None:
     found = wait_for(lambda: body if (body := ask(stack, "health")[1])["status"] == "healthy" else None, "a tick")
     assert found is not None
-    assert found["checks"].keys() == {"blob", "queue", "table", "service", "tick", "poison"}
+    assert found["checks"].keys() == {"blob", "queue", "table", "service", "tick", "poison", "doctor"}
     assert found["checks"]["tick"]["age_seconds"] >= 0
 
 

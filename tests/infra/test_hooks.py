@@ -19,11 +19,15 @@ NAMES = sorted({path.stem for path in HOOKS.iterdir() if path.suffix in {".sh", 
 FAKE_AZ = """#!/bin/sh
 echo "$@" >> "$HERE/calls"
 case "$*" in
+  *"functionKeys"*) command=functionkey ;;
   *"keys list"*) command=keys ;;
   *"deployment group create"*) command=subscription ;;
   *"provider show"*) command=state ;;
   *"provider register"*) command=register ;;
   *"account deployment show"*) command=deployment ;;
+  "rest --skip-authorization-header"*"--method post"*) command=asked ;;
+  "rest --skip-authorization-header"*"--query state"*) command=verdict ;;
+  "rest --skip-authorization-header"*"--query checks"*) command=checks ;;
   rest*) command=rest ;;
   "account set"*) command=account ;;
   *) exit 64 ;;
@@ -35,6 +39,8 @@ answer=$(head -n 1 "$answers")
 [ "$answer" = fail ] && { echo "az: no" >&2; exit 1; }
 echo "$answer"
 """
+#: What a doctor answers who finds all well.
+WELL = {"functionkey": "a-key", "asked": "0123456789abcdef", "verdict": "ok"}
 FAKE_SLEEP = """#!/bin/sh
 echo "$@" >> "$HERE/naps"
 """
@@ -48,6 +54,8 @@ class Azure:
         for name, text in {"az": FAKE_AZ, "sleep": FAKE_SLEEP}.items():
             (folder / name).write_text(text)
             (folder / name).chmod(0o755)
+        for command, answer in WELL.items():
+            self.answers(command, answer)
         self.environment = {name: f"the-{name.lower()}" for name in interface("main")["outputs"]}
 
     def answers(self, command: str, *answers: str) -> None:
@@ -86,7 +94,7 @@ def test_the_key_is_waited_for_and_the_hook_may_run_again(azure: Azure) -> None:
     azure.answers("keys", "", "false", "true")
     for _ in range(2):
         assert azure.run("postdeploy").returncode == 0
-    assert len(azure.calls("keys list")) == 4  # not yet, not yet, there, and there at once
+    assert len(azure.calls("systemKeys")) == 4  # not yet, not yet, there, and there at once
     assert azure.naps == ["10", "10"]
     made = azure.calls("deployment group create")
     assert len(made) == 2
@@ -118,6 +126,36 @@ def test_a_subscription_that_is_refused_is_tried_five_times_half_a_minute_apart(
         in ended.stderr
     )
     assert "reaches the app" not in ended.stdout.rpartition("try 5")[2]
+
+
+def test_the_doctor_is_asked_last_and_its_verdict_is_the_hook_s(azure: Azure) -> None:
+    azure.answers("keys", "true")
+    azure.answers("asked", "fail", "0123456789abcdef")
+    azure.answers("verdict", "running", "running", "warning")
+    azure.answers("checks", "warning deployment batch: it retires soon. Deploy another.")
+    ended = azure.run("postdeploy")
+    assert (ended.returncode, azure.naps) == (0, ["30", "10", "10"])
+    assert "it retires soon" in ended.stdout
+    assert ended.stdout.splitlines()[-1] == "The doctor's verdict: warning"
+    assert "--url https://the-azure_function_app_host/api/doctor/0123456789abcdef" in azure.calls("--query state")[0]
+    assert not azure.calls("a-key"), "the key is in no list of processes"
+    azure.answers("verdict", "wrong")
+    ended = azure.run("postdeploy")
+    assert ended.returncode == 1
+    assert "azd hooks run postdeploy" in ended.stderr
+
+
+def test_a_doctor_who_cannot_be_asked_or_gives_no_verdict_is_told(azure: Azure) -> None:
+    azure.answers("keys", "true")
+    azure.answers("asked", "fail")
+    ended = azure.run("postdeploy")
+    assert (ended.returncode, azure.naps) == (1, ["30"] * 4)
+    assert "az functionapp restart" in ended.stderr
+    azure.answers("asked", "0123456789abcdef")
+    azure.answers("verdict", "fail")
+    ended = azure.run("postdeploy")
+    assert ended.returncode == 1
+    assert "log of the function doctor" in ended.stderr
 
 
 @pytest.mark.parametrize("hook", ["postdeploy", "postprovision"])

@@ -33,11 +33,13 @@ CALLS = {
     # Storage queues
     "get_queue_properties": f"{QUEUE}/read",
     "peek_messages": f"{QUEUE}/messages/read",
+    "delete_message": f"{QUEUE}/messages/delete",
     "send_message": f"{QUEUE}/messages/add/action",
     # Table storage
     "create_entity": f"{ENTITY}/add/action",
     "delete_entity": f"{ENTITY}/delete",
     "get_entity": f"{ENTITY}/read",
+    "list_entities": f"{ENTITY}/read",
     "query_entities": f"{ENTITY}/read",
     "submit_transaction": f"{ENTITY}/write",
     "update_entity": f"{ENTITY}/update/action",
@@ -52,6 +54,15 @@ CALLS = {
     "files.delete": "OpenAI/files/delete",
     "files.list": "OpenAI/files/read",
     "files.retrieve": "OpenAI/files/read",
+}
+
+#: What the app does without an SDK: the doctor asks the service and Azure Resource Manager by plain HTTP.
+PLAIN_CALLS = {
+    "Microsoft.CognitiveServices/*/read": "lists deployments and models of the account",
+    "OpenAI/batches/read": "lists batches",
+    "OpenAI/files/read": "lists files",
+    "OpenAI/files/write": "uploads a file",
+    "OpenAI/files/delete": "deletes it",
 }
 
 #: What the Functions host does with the app's identity.
@@ -95,7 +106,10 @@ ROLES = {
     "Storage Table Data Contributor": {
         f"{ENTITY}/{each}" for each in ("read", "write", "delete", "add/action", "update/action")
     },
-    "Cognitive Services OpenAI Contributor": {each for each in CALLS.values() if each.startswith("OpenAI/")},
+    "Cognitive Services OpenAI Contributor": {
+        *(each for each in CALLS.values() if each.startswith("OpenAI/")),
+        "Microsoft.CognitiveServices/*/read",
+    },
     "Monitoring Metrics Publisher": {"Microsoft.Insights/Telemetry/Write"},
     "Key Vault Secrets User": {"vaults/secrets/getSecret/action"},
 }
@@ -226,7 +240,7 @@ def test_a_call_is_covered_by_a_role_of_the_app(call: str) -> None:
 
 
 def test_what_the_host_and_the_others_do_is_covered() -> None:
-    needs = {"app": HOST_NEEDS, **OTHER_NEEDS}
+    needs = {"app": HOST_NEEDS | PLAIN_CALLS, **OTHER_NEEDS}
     assert set(granted()) == set(needs)
     for whom, actions in needs.items():
         for action in actions:
@@ -241,7 +255,10 @@ def test_each_role_is_granted_where_it_is_needed_and_nowhere_else(name: str) -> 
 
 
 def test_no_role_is_granted_that_none_needs() -> None:
-    needs = {"app": {*HOST_NEEDS, *CALLS.values()}, **{whom: set(each) for whom, each in OTHER_NEEDS.items()}}
+    needs = {
+        "app": {*HOST_NEEDS, *PLAIN_CALLS, *CALLS.values()},
+        **{whom: set(each) for whom, each in OTHER_NEEDS.items()},
+    }
     for whom, roles in granted().items():
         for role in roles:
             assert ROLES[role] & needs[whom], f"{whom} has {role} for nothing"

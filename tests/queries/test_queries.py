@@ -272,7 +272,7 @@ def test_what_is_not_well_is_said_with_the_reason(app: App, monkeypatch: pytest.
     found = check_health(app)  # at an endpoint that nobody answers
     assert found["status"] == "unhealthy"
     checks = found["checks"]
-    assert [name for name, check in checks.items() if check["ok"]] == ["blob", "queue", "table", "poison"]
+    assert [name for name, check in checks.items() if check["ok"]] == ["blob", "queue", "table", "poison", "doctor"]
     assert checks["service"]["detail"]
     assert checks["tick"]["detail"] == "no tick has finished yet"
     app.tables.record_tick(clock.now() - timedelta(seconds=700))

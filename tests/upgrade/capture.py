@@ -39,6 +39,7 @@ SETTINGS = {
     "CLAIM_SECONDS": "20",
     "RESEND_SECONDS": "20",
     "QUOTA_BACKOFF_SECONDS": "1",
+    "DOCTOR_SECONDS": "0",
     "PRICES": "first-batch=0.1/0.4, second-batch=0.2/0.8",
 }
 """A short line may share a batch, a long one may not. What a stage waits for is due soon after it is restored."""
