@@ -143,13 +143,9 @@ def test_an_interrupt_is_clean_and_the_job_goes_on(terminal: Terminal, held: Ben
     _, err = process.communicate(timeout=90)
     assert process.returncode == 130
     assert "Traceback" not in err
-<<<<<<< HEAD
-    assert "goes on" in err
+    assert "continue without this command" in err
     held.service.release()
     assert wait_for(lambda: terminal.json("jobs", "--prefix", "long", "--status", "succeeded")["jobs"], "its end")
-=======
-    assert "continue without this command" in err
->>>>>>> 12v
 
 
 def test_a_job_that_is_not_there_is_told(terminal: Terminal) -> None:
