@@ -105,7 +105,7 @@ class App:
         return OpenAIBatches.connect(self.settings)
 
     def storage_identity(self) -> str | None:
-        """Return as whom storage is asked, None if nobody can sign in."""
+        """Return the identity that storage sees, None if none can sign in."""
         if self.settings.storage:
             return "the connection string in BatchStorage"
         from batch_fn.azure_openai.credentials import STORAGE_SCOPE, signed_in_as

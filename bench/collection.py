@@ -67,7 +67,7 @@ class Collecting:
         return seconds
 
     def _ended(self, file_id: str) -> Job:
-        """Write a job into the ledger whose one batch has ended with that output."""
+        """Write a job into the tables whose one batch has ended with that output."""
         now = clock.now()
         job = Job(
             job_id=new_bundle_id(now, secrets.token_hex(5)),

@@ -58,7 +58,7 @@ def _rows(measured: Rounds, counts: tuple[int, ...]) -> Iterator[Row]:
 
 
 def _write_history(table: Any, count: int) -> None:
-    """Enter that many finished jobs, just as the ledger would, but a hundred at a time."""
+    """Enter that many finished jobs, just as the app would, but a hundred at a time."""
     partitions: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for number in range(count):
         job = _finished(number / count * DAYS)

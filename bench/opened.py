@@ -1,4 +1,4 @@
-"""Open batches: real ones, held at the emulator, with their parts written straight into the ledger."""
+"""Open batches: real ones, held at the emulator, with their parts written straight into the tables."""
 
 import io
 import secrets

@@ -26,7 +26,7 @@ def readable(line: str) -> str | None:
 
 
 def _record(text: str) -> str:
-    """Return a record of the app's journal as `event name=fact ...`; any other text as it is."""
+    """Return a record of the app's log as `event name=fact ...`; any other text as it is."""
     try:
         record = json.loads(text)
     except ValueError:

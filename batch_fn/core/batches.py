@@ -88,7 +88,7 @@ class ServiceBatch(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def running(self) -> bool:
-        """Whether the service may run more lines of it, and nobody has asked it to stop."""
+        """Whether the service may run more lines of it, and was not asked to stop."""
         return not self.terminal and self.status != "cancelling"
 
     @property

@@ -88,7 +88,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def admitted(deployment: Deployment) -> Deployment:
-    """Return the deployment after an admission: whoever counted the rows before this write has to count again."""
+    """Return the deployment after an admission: an instance that counted the rows before this write counts again."""
     return msgspec.structs.replace(deployment, admissions=deployment.admissions + 1)
 
 

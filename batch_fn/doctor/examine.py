@@ -41,6 +41,6 @@ def _guarded(name: str, look: Callable[[], Iterator[Check]]) -> Iterator[Check]:
     """Yield the checks of one room; one thing that cannot be looked at must not hide the others."""
     try:
         yield from look()
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is told, and the next room is looked at
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is reported, and the next area is examined
         saw = f"It could not be looked at: {type(error).__name__}."
         yield Check(name, State.UNKNOWN, saw, "Cure what is wrong above, then look again.")

@@ -51,7 +51,7 @@ def check_service(app: App, *, changing: bool) -> Iterator[Check]:
 
 
 class Wanted(NamedTuple):
-    """The deployments that must be there: of parts in hand; and those that settings name or drops named lately."""
+    """The deployments that must exist: those of active parts, and those that settings or recent drops name."""
 
     now: frozenset[str]
     lately: frozenset[str]

@@ -21,7 +21,6 @@ from batch_fn.steps.ownership import FinishingLease, finishing_lease, is_finishe
 from batch_fn.steps.restoring import restore_copy
 from batch_fn.storage.blob_streams import MIN_CHUNK_BYTES, BlobChangedError
 from batch_fn.storage.drops import DropGoneError
-from batch_fn.storage.environment import is_environmental
 from batch_fn.storage.rows import ActiveJob, ConflictError, FinishedJob, Stored
 from batch_fn.validation.findings import INPUT_GONE, REPORTED_FINDINGS
 
@@ -120,8 +119,9 @@ def _write_findings(app: App, job: Job, findings: "Findings", *, without_copy: b
     except DropGoneError:
         archive = None
     except Exception as error:
-        if not (without_copy and is_environmental(error)):
+        if not without_copy:
             raise
+        log.warning("drop_not_copied", job_id=job.job_id, error=error)
         archive = None  # the drop stays in the inbox
     document = report(
         job,

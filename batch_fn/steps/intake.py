@@ -63,10 +63,16 @@ def ingest_drop(app: App, drop: Drop) -> None:
         if stored is None or stored.row.accepted_at is not None:
             return
         findings = Findings(spool)
+        rejected = stored.row.state is JobState.FINISHING
+        if rejected and app.blobs.report(stored.row.path) is not None:
+            finish_rejected(app, stored, findings)  # which goes on after the report
+            return
         read = _read(app, drop, stored, rules, findings)
         if read is None:
             return  # another instance has the job
         stored, planner = read
+        if rejected and not findings.count:
+            findings.add(_rejected_before())
         if findings.count:
             finish_rejected(app, stored, findings)
         else:
@@ -232,6 +238,18 @@ def too_large(size: int, limit: int) -> Finding:
     """Return the finding for a drop of more bytes than MAX_DROP_BYTES; it is not checked at all."""
     message = f"The file has {size:,} bytes, and {limit:,} is the limit. Split it, or raise the setting MAX_DROP_BYTES."
     return Finding(1, Code.INVALID_REQUEST, message)
+
+
+def _rejected_before() -> Finding:
+    """Return the finding for a drop whose rejection was begun, and that would pass now.
+
+    The rejection is not taken back: its report may be about to be written.
+    """
+    message = (
+        "The app stopped while it rejected the file, and finds no problem in it now: settings may have changed. "
+        "Nothing of it was sent. Drop the file again."
+    )
+    return Finding(1, NOT_PROCESSED, message)
 
 
 def drop_gone() -> Finding:

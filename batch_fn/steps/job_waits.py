@@ -40,11 +40,13 @@ def environment_awaited(app: App, job_id: str, give_up: GiveUp) -> Iterator[None
 def count_poisoning(app: App, stored: Stored[Job], give_up: GiveUp) -> None:
     """Count that the host gave up on a job's message, and give the job up after MAX_POISONED of them.
 
-    A job that waits for its environment is not to blame. Several messages of one job, or several runs of one message
-    within RESEND_SECONDS, count once.
+    A job that waits for its environment is not to blame, but is given up, too, after ENVIRONMENT_WAIT_SECONDS: a
+    process that is stopped records nothing, so it is not known if it still waits. Several messages of one job, or
+    several runs of one message within RESEND_SECONDS, count once.
     """
     job, now = stored.row, clock.now()
-    counts = job.waiting_since is None and not is_recent(app, job.poisoned_at)
+    over = job.waiting_since is not None and _is_over(app, job.waiting_since)
+    counts = over or (job.waiting_since is None and not is_recent(app, job.poisoned_at))
     poisoned = job.poisoned + counts
     if job.state is JobState.RETRYING:
         log.warning("retry_poisoned", job_id=job.job_id, times=poisoned)
@@ -52,16 +54,22 @@ def count_poisoning(app: App, stored: Stored[Job], give_up: GiveUp) -> None:
         log.warning("drop_poisoned", job_id=job.job_id, times=poisoned)
     if not counts:
         return
-    later = clock.after(app.settings.resend_seconds)
+    # While it is finished, `due` is the end of a lease, which must not be extended.
+    later = job.due if job.state is JobState.FINISHING else clock.after(app.settings.resend_seconds)
     counted = msgspec.structs.replace(job, poisoned=poisoned, poisoned_at=now, due=later)
     stored = app.tables.update(stored, counted)
-    if poisoned >= MAX_POISONED:
+    if over or poisoned >= MAX_POISONED:
         give_up(app, stored, job.wait.message if job.wait else "The app stopped each time while it worked on it.")
 
 
 def is_recent(app: App, poisoned_at: datetime | None) -> bool:
     """Return whether a poisoning was counted within the last RESEND_SECONDS."""
     return poisoned_at is not None and clock.now() < poisoned_at + timedelta(seconds=app.settings.resend_seconds)
+
+
+def _is_over(app: App, since: datetime) -> bool:
+    """Return whether a job that waits since then has waited for ENVIRONMENT_WAIT_SECONDS."""
+    return clock.now() - since >= timedelta(seconds=app.settings.environment_wait_seconds)
 
 
 def _unaccepted(app: App, job_id: str) -> Stored[Job] | None:
@@ -78,8 +86,7 @@ def _unaccepted(app: App, job_id: str) -> Stored[Job] | None:
 def _wait(app: App, stored: Stored[Job], error: Exception, give_up: GiveUp) -> None:
     now = clock.now()
     since = stored.row.waiting_since or now
-    waited = (now - since).total_seconds()
-    if waited >= app.settings.environment_wait_seconds:
+    if _is_over(app, since):
         try:
             give_up(app, stored, describe(error))
         except Exception as again:
@@ -90,6 +97,7 @@ def _wait(app: App, stored: Stored[Job], error: Exception, give_up: GiveUp) -> N
             stored = found
         else:
             return
+    waited = (now - since).total_seconds()
     seconds = max(app.settings.trouble_seconds, min(waited, app.settings.resend_seconds))  # twice as long each time
     until = now + timedelta(seconds=seconds)
     wait = Wait(reason=ENVIRONMENT, message=describe(error), until=until)

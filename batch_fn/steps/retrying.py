@@ -61,7 +61,7 @@ def start_retry(app: App, stored: Stored[Job]) -> None:
     """Pick the failed lines of a job that is retried, keep what was answered, and have the lines submitted.
 
     Raises:
-        InconsistentResultsError: if archive, output and errors do not match.
+        InconsistentResultsError: if archive, output and errors do not match, or the report was deleted.
     """
     # Each reader writes to a folder of its own: one that was overtaken may read blobs that are new already.
     folder = f"{stored.row.work_folder}/{secrets.token_hex(5)}"
@@ -71,7 +71,9 @@ def start_retry(app: App, stored: Stored[Job]) -> None:
         return
     try:
         previous_report = app.blobs.report(stored.row.path)
-        if previous_report is None or report_is_current(stored.row, previous_report):
+        if previous_report is None:
+            raise InconsistentResultsError(f"The report of job {stored.row.job_id} was deleted.")
+        if report_is_current(stored.row, previous_report):
             return  # overtaken
         parts, kept = _pick(app, stored.row, previous_report, folder)
         taken = accept(app, stored, parts, kept)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from batch_fn.settings import Settings
 
 ASKED, LAST = "asked", "last"
-"""The row of the examination that was asked for, and the one of what was found last, whoever wanted to know."""
+"""The row of the requested examination, and the row with the last result."""
 
 COLUMN_CHARACTERS = 30_000
 """A string column holds 32,768 characters."""
@@ -62,7 +62,7 @@ class Checkups:
             self._table.create_entity({"PartitionKey": "marker", "RowKey": safe_key(name)})
 
     def record_marker(self, name: str) -> None:
-        """Record that the event of a marker came; nothing, if nobody waits for it any more."""
+        """Record that the event of a marker came; nothing, if no examination waits for it any more."""
         from azure.core.exceptions import ResourceNotFoundError
         from azure.data.tables import UpdateMode
 

@@ -176,7 +176,7 @@ def _name(kind: str) -> str:
 def _remove(blob: "BlobClient") -> None:
     from azure.core.exceptions import AzureError
 
-    with contextlib.suppress(AzureError):  # it may be gone already, and what refuses this is told elsewhere
+    with contextlib.suppress(AzureError):  # it may be gone already, and a refusal is reported by another check
         blob.delete_blob()
 
 
