@@ -133,3 +133,9 @@ def test_no_file_is_too_long_to_be_read_at_once(name: str) -> None:
 def test_every_package_says_what_it_is_for() -> None:
     for name, path in MODULES.items():
         assert ast.get_docstring(ast.parse(path.read_text())), name
+
+
+def test_only_validation_limits_the_bytes_of_a_line() -> None:
+    """What was accepted once is read whatever its length: MAX_LINE_BYTES may be lowered at any time."""
+    limited = {name for name, path in modules().items() if "max_line_bytes" in path.read_text()}
+    assert {name for name in limited if not name.startswith("validation.")} == {"settings", "steps.intake"}

@@ -34,23 +34,14 @@ def check(chunks: Iterable[bytes], rules: Rules) -> Iterator[Request | Finding]:
 
 def validate_blocks(chunks: Iterable[bytes], rules: Rules) -> Iterator[RequestRun | Request | Finding]:
     """Yield what `check` does, with most requests that follow one another as one RequestRun. This is faster."""
-    findings = 0
-    for found in _validate(chunks, rules):
-        if isinstance(found, Finding):
-            findings += 1
-            if findings > rules.max_findings:
-                yield _too_many_findings(found.line, rules.max_findings)
-                return
-        yield found
-
-
-def _validate(chunks: Iterable[bytes], rules: Rules) -> Iterator[RequestRun | Request | Finding]:
     drop = _Drop(rules)
     for block in blocks(chunks, rules.max_line_bytes):
         if not drop.count and _is_utf16(block.chunk[block.begin : block.begin + 2]):
             yield Finding(drop.next_line, Code.INVALID_JSON_LINE, "The file is UTF-16. Save it as UTF-8.")
             return
         yield from drop.check(block)
+        if drop.is_full:
+            return
     if not drop.count:
         yield Finding(1, Code.EMPTY_FILE, "The file has no request. Write one JSON object per line.")
 
@@ -75,7 +66,9 @@ class _Drop:
     """The lines of a drop so far: what the next line is compared with."""
 
     def __init__(self, rules: Rules) -> None:
-        self.count = 0
+        self.count = self.findings = 0
+        self.is_full = False
+        """It has more findings than are listed; the rest is not checked."""
         self.next_line = 1
         self._rules = rules
         self._line_check = LineCheck(LINE_RULES, rules)
@@ -106,6 +99,8 @@ class _Drop:
                     self.next_line += 1
                     if line is not None:
                         yield from self._check_line(line)
+                        if self.is_full:
+                            return
             rest = rest.after(some)
 
     def _is_accepted(self, run: Match) -> bool:
@@ -128,7 +123,13 @@ class _Drop:
             self._templates.learn(line.raw, custom_id, characters, result.url, result.deployment, filled=filled)
             yield result
         else:
-            yield from result
+            for finding in result:
+                self.findings += 1
+                if self.findings > self._rules.max_findings:
+                    self.is_full = True
+                    yield _too_many_findings(finding.line, self._rules.max_findings)
+                    return
+                yield finding
 
     def _check_carefully(self, line: Line) -> Request | list[Finding]:
         """Return the line's Request, or its findings. A run of lines that match a template gives the same, faster."""

@@ -73,27 +73,25 @@ class LineCheck:
     """
 
     def __init__(self, table: tuple[LineRule, ...], rules: Rules) -> None:
-        values = dict.fromkeys(path for rule in table for path in rule.values)
-        kinds = dict.fromkeys(path for rule in table for path in rule.kinds)
-        paths = list(values | kinds)
-        self._parents = [
-            (parent, [(paths.index(path), path[-1]) for path in paths if path[:-1] == parent])
-            for parent in dict.fromkeys(path[:-1] for path in paths)
-        ]
-        self._values, self._kinds = [*map(paths.index, values)], [*map(paths.index, kinds)]
-        self._no_parents: list[Any] = [_NO_PARENT] * len(paths)
+        values = {path for rule in table for path in rule.values}
+        kinds = {path for rule in table for path in rule.kinds}
+        self._paths = sorted(values | kinds, key=lambda path: path[:-1])
+        parents = dict.fromkeys(path[:-1] for path in self._paths)
+        self._parents = [(parent, [path[-1] for path in self._paths if path[:-1] == parent]) for parent in parents]
+        self._values, self._kinds = [*map(self._paths.index, values)], [*map(self._paths.index, kinds)]
         self._table, self._rules = table, rules
-        self._paths = paths
         self._good: object = None
 
     def problems(self, request: dict[str, Any]) -> list[str]:
         """Return what each rule finds wrong with a request, in the order of the table."""
-        found = self._no_parents.copy()
-        for parent, members in self._parents:
-            holder = value_at(request, parent)
+        found: list[Any] = []
+        for parent, keys in self._parents:
+            holder = value_at(request, parent) if parent else request
             if type(holder) is dict:
-                for index, key in members:
-                    found[index] = holder.get(key, MISSING)
+                get = holder.get
+                found += [get(key, MISSING) for key in keys]
+            else:
+                found += [_NO_PARENT] * len(keys)
         # A type and whether a value is empty or false tell more than a kind.
         values = [found[index] for index in self._values]
         read = (values, [*map(type, found)], [not found[index] for index in self._kinds])
