@@ -119,6 +119,17 @@ def test_a_missing_setting_is_named(arguments: list[str], capfd: pytest.CaptureF
         assert code == 2
 
 
+@pytest.mark.parametrize("command", ["show", "fetch", "cancel", "retry"])
+def test_what_is_no_job_id_is_told_without_asking_storage(
+    command: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("BatchStorage", "UseDevelopmentStorage=true")
+    monkeypatch.setenv("AZURE_OPENAI_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setattr("requests.Session.request", lambda *_, **__: pytest.fail("it asked storage"))
+    assert main([command, "nonsense"]) == 1
+    assert "nonsense" in capfd.readouterr().err
+
+
 def test_the_settings_file_adds_to_the_environment(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = {"BatchStorage": "UseDevelopmentStorage=true", "AZURE_OPENAI_ENDPOINT": "https://file.openai.azure.com"}
     (elsewhere / "local.settings.json").write_text(json.dumps({"Values": values}))

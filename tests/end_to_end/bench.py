@@ -40,7 +40,7 @@ def wait_for[T](look: Callable[[], T], what: str) -> T:
     end = time.monotonic() + PATIENCE
     while not (seen := look()):
         assert time.monotonic() < end, f"waited in vain for {what}"
-        time.sleep(0.05)
+        time.sleep(0.1)
     return seen
 
 

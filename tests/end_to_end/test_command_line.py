@@ -86,8 +86,9 @@ def test_a_file_is_dropped_followed_and_brought_home(terminal: Terminal, stack: 
     assert done["files"] == [f"{base}.output.jsonl", f"{base}.report.json"]
     assert len((terminal.folder / done["files"][0]).read_text().splitlines()) == 3
     assert {name: done[name] for name in report} == report
-    assert terminal.json("show", report["job_id"]) | {"files": done["files"]} == done
-    assert terminal.json("show", report["job_id"]) == ask(stack, f"jobs/{report['job_id']}")
+    shown = terminal.json("show", report["job_id"])
+    assert shown | {"files": done["files"]} == done
+    assert shown == ask(stack, f"jobs/{report['job_id']}")
     page = terminal.json("jobs", "--prefix", "sales/")
     assert page == ask(stack, "jobs?prefix=sales/")
     [row] = page["jobs"]
@@ -150,5 +151,4 @@ def test_an_interrupt_is_clean_and_the_job_goes_on(terminal: Terminal, held: Ben
 
 def test_a_job_that_is_not_there_is_told(terminal: Terminal) -> None:
     for command in ("show", "fetch", "cancel", "retry"):
-        for job in ("20200101T000000Z-0123456789", "nonsense"):
-            terminal.run(command, job, code=1)
+        terminal.run(command, "20200101T000000Z-0123456789", code=1)

@@ -8,14 +8,9 @@ from urllib.error import HTTPError
 from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
-import hypothesis
 import pytest
-import schemathesis
-from schemathesis import openapi
-from schemathesis.specs.openapi import checks as described
 
 from devkit.azure_openai.process import AzureOpenAI
-from devkit.stack import PROJECT
 from tests.end_to_end.bench import Bench, wait_for
 from tests.end_to_end.stories import answered, jsonl, line, lines, rejected
 
@@ -224,28 +219,3 @@ def test_a_mistake_of_the_app_is_told_without_its_insides(stack: Bench) -> None:
     assert "ValidationError" not in json.dumps(problem)
     assert re.search(r"request_broke.*/api/jobs.*ValidationError.*rows.py", stack.host.log_text())
     assert ask(stack, "jobs")[0] == 200
-
-
-def test_what_is_asked_at_random_is_answered_as_the_description_says(stack: Bench) -> None:
-    answered(stack.drop("http-described.jsonl", jsonl(*lines(2))))
-    rejected(stack.drop("http-described.jsonl", b"{}\n"))
-    api = openapi.from_path(PROJECT / "docs" / "openapi.yaml")
-    checks = [
-        schemathesis.checks.not_a_server_error,
-        described.status_code_conformance,
-        described.content_type_conformance,
-        described.response_schema_conformance,
-    ]
-    headers = {"x-functions-key": stack.host.keys["function"]}
-    for found in api.get_all_operations():
-        operation: Any = found
-
-        @hypothesis.settings(max_examples=10, deadline=None, database=None)
-        @hypothesis.given(case=operation.ok().as_strategy())
-        def ask_one(case: Any) -> None:
-            case.call_and_validate(base_url=f"{stack.host.url}/api", headers=headers, checks=checks)
-
-        ask_one()
-    for row in ask(stack, "jobs", prefix="http-described")[1]["jobs"]:
-        case = api["/jobs/{id}"]["GET"].Case(path_parameters={"id": row["job_id"]})
-        case.call_and_validate(base_url=f"{stack.host.url}/api", headers=headers, checks=checks)
