@@ -44,10 +44,13 @@ def finish_rejected(app: App, stored: Stored[Job], findings: "Findings", *, with
     with finishing_lease(app, stored) as lease:
         if lease is None:
             return
+        active = app.tables.active_job(lease.job.job_id)
+        parts = active.parts if active else []
+        if stored.row.state is JobState.FINISHING and _go_on_cleaning(app, lease, parts):
+            return
         written = app.blobs.report(lease.job.path)
         document = written or _write_findings(app, lease.job, findings, without_copy=without_copy)
-        active = app.tables.active_job(lease.job.job_id)
-        _publish(app, lease, active.parts if active else [], document, again=written is not None)
+        _publish(app, lease, parts, document, again=written is not None)
 
 
 def finish(app: App, active: ActiveJob, last: tuple[Part, Iterator[FinalResult]] | None = None) -> bool:
@@ -75,6 +78,8 @@ def _finish(
     job = lease.job
     # A job that was not being finished, and never retried, has no report to look for.
     begun = active.job.row.state is JobState.FINISHING or job.retried_at is not None
+    if begun and _go_on_cleaning(app, lease, active.parts):
+        return
     # Only the versions that are there now are replaced: a retry may write newer ones before this instance goes on.
     over = _versions(app, job) if begun else _Versions()
     found = app.blobs.report(job.path) if begun else None
@@ -249,11 +254,27 @@ def _publish(
         app.blobs.delete_from_inbox(job.container, job.name, job.etag, job.path, job.bytes)
         attempts = max((stored.row.attempt for stored in parts), default=1)
         app.tables.finish(_history(job, document, place, attempts))
-    if not clean_up(app, lease, parts):
-        return
+    if clean_up(app, lease, parts):
+        _forget(app, lease, parts, document["status"], document["counts"])
+
+
+def _go_on_cleaning(app: App, lease: FinishingLease, parts: list[Stored[Part]]) -> bool:
+    """Delete what is left of a job that is in the history. Return False if it is not there.
+
+    Its results may be deleted already, and its report by someone else.
+    """
+    finished = app.tables.finished(lease.job.job_id) if is_finished(app, lease.job) else None
+    if finished is None:
+        return False
+    if clean_up(app, lease, parts):
+        counts = {"requests": finished.requests, "succeeded": finished.succeeded, "failed": finished.failed}
+        _forget(app, lease, parts, finished.status, counts)
+    return True
+
+
+def _forget(app: App, lease: FinishingLease, parts: list[Stored[Part]], status: str, counts: dict[str, int]) -> None:
     app.tables.delete_active(ActiveJob(lease.stored, parts))
-    counts = document["counts"]
-    log.info("job_finished", job_id=job.job_id, status=document["status"], **counts)
+    log.info("job_finished", job_id=lease.job.job_id, status=status, **counts)
 
 
 def _history(job: Job, document: dict[str, Any], place: str, attempts: int) -> FinishedJob:

@@ -1,5 +1,6 @@
 """Rejections, retries and poison messages that met a second misfortune on their way to a report."""
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from batch_fn.steps.resume import resume
 from batch_fn.steps.retrying import InconsistentResultsError
 from batch_fn.storage.drops import Drop
 from batch_fn.storage.queues import Message
-from tests.model.fakes import FakeTables, new_process
+from tests.model.fakes import FakeBlobs, FakeTables, new_process
 from tests.model.machine import NAMES
 from tests.model.test_regressions_drops import (
     RESEND,
@@ -24,7 +25,7 @@ from tests.model.test_regressions_drops import (
     _storage_answers,
     _to_retry,
 )
-from tests.model.world import SETTINGS
+from tests.model.world import SETTINGS, Answer, End
 
 
 def test_a_rejection_is_not_taken_back_when_its_cause_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,3 +155,65 @@ def test_one_lost_drop_that_cannot_be_entered_does_not_stop_the_others(monkeypat
             assert len(pipeline.world.rows) == 1
             pipeline.world.rows.clear()
             pipeline.world.messages.clear()
+
+
+def test_a_finished_job_whose_report_is_deleted_while_it_is_cleaned_up_is_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with _pipeline() as pipeline:
+        pipeline.a_user_drops_a_file(name=NAMES[0], kind="two parts")
+        pipeline.all_goes_on_for_a_while(seconds=0, ends=None, luck=None)
+        job = _job(pipeline)
+        deleted = FakeBlobs._delete_work
+        count = [0]
+
+        def fail(self: FakeBlobs, name: str) -> None:
+            count[0] += 1
+            deleted(self, name)
+            raise _storage_answers(503)
+
+        listed = FakeBlobs._list_work
+
+        def lists(self: FakeBlobs, prefix: str) -> Any:
+            if count[0]:
+                raise _storage_answers(503)
+            return listed(self, prefix)
+
+        with monkeypatch.context() as trouble:
+            trouble.setattr(FakeBlobs, "_delete_work", fail)
+            trouble.setattr(FakeBlobs, "_list_work", lists)
+            for batch in pipeline.world.open_batches():
+                for _ in range(9):
+                    pipeline.world.run_line(batch, Answer.ANSWERED)
+                pipeline.world.end(batch, End.COMPLETED)
+            for _ in range(5):
+                with contextlib.suppress(Exception):
+                    pipeline.all_goes_on_for_a_while(seconds=100, ends=None, luck=None)
+        place = (SETTINGS.reports_container, f"{job.path}.json")
+        report = pipeline.world.blobs.pop(place)
+        pipeline.time_passes(seconds=RESEND)
+        for _ in range(12):
+            with contextlib.suppress(Exception):
+                pipeline.all_goes_on_for_a_while(seconds=100, ends=None, luck=None)
+        assert job.job_id not in pipeline.world.rows
+        pipeline.world.blobs[place] = report
+        pipeline.world.broken.clear()  # steps failed, and work was deleted without a report
+
+
+def test_a_rejected_drop_that_stays_does_not_keep_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The instance that finished it had died; each later one saw that it is in the history, and left."""
+    with _pipeline() as pipeline:
+        pipeline.a_user_drops_a_file(name=NAMES[0], kind="a bad line")
+        pipeline.world.held.add(NAMES[0])
+        with monkeypatch.context() as trouble:
+
+            def fail(*_: Any) -> None:
+                raise _storage_answers(503)
+
+            trouble.setattr(FakeTables, "delete_active", fail)
+            pipeline.the_event_of_a_drop_comes(name=NAMES[0], luck=None)
+            job = _job(pipeline)
+            assert job.job_id in pipeline.world.history
+        _an_hour_passes(pipeline)
+        assert job.job_id not in pipeline.world.rows
+        pipeline.world.held.clear()
