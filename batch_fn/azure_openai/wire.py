@@ -50,8 +50,7 @@ def read_batch(body: object) -> ServiceBatch:
     """
     if not isinstance(body, dict) or not _text(body.get("id")):
         raise UnreadableBatchError("The service describes a batch without an id.")
-    counts = body.get("request_counts")
-    counts = counts if isinstance(counts, dict) else {}
+    total, completed, failed = _counts(body.get("request_counts"))
     metadata = body.get("metadata")
     ended = (_time(body.get(name)) for name in ("completed_at", "failed_at", "expired_at", "cancelled_at"))
     return ServiceBatch(
@@ -64,9 +63,9 @@ def read_batch(body: object) -> ServiceBatch:
         output_blob=_text(body.get("output_blob")),
         error_blob=_text(body.get("error_blob")),
         endpoint=_text(body.get("endpoint")),
-        total=_count(counts.get("total")),
-        completed=_count(counts.get("completed")),
-        failed=_count(counts.get("failed")),
+        total=total,
+        completed=completed,
+        failed=failed,
         errors=_errors(body.get("errors")),
         metadata={name: value for name, value in metadata.items() if isinstance(name, str) and isinstance(value, str)}
         if isinstance(metadata, dict)
@@ -80,9 +79,14 @@ def _text(given: object) -> str:
     return given if isinstance(given, str) else ""
 
 
-def _count(given: object) -> int:
-    number = _number(given)
-    return number if number is not None else 0
+def _counts(given: object) -> tuple[int, int, int]:
+    """Return total, completed and failed, 0 for each that is not told.
+
+    Where completed is not told, none is: beside a total it would say that no request was answered.
+    """
+    counts = given if isinstance(given, dict) else {}
+    total, completed, failed = (_number(counts.get(name)) for name in ("total", "completed", "failed"))
+    return (0, 0, 0) if completed is None else (total or 0, completed, failed or 0)
 
 
 def _number(given: object) -> int | None:

@@ -108,15 +108,18 @@ class ServiceBatch(msgspec.Struct, frozen=True, kw_only=True):
         """Whether it failed for a reason that may pass, before any line of it was run."""
         return self.refused_for_quota or self.refused_for_access
 
+    def _failed_unrun(self, code: str) -> bool:
+        return self.status == "failed" and not self.completed and any(error.code == code for error in self.errors)
+
     @property
     def refused_for_quota(self) -> bool:
         """Whether it failed only because the deployment's enqueued tokens had no room: no line of it was run."""
-        return self.status == "failed" and any(error.code == TOKEN_LIMIT for error in self.errors)
+        return self._failed_unrun(TOKEN_LIMIT)
 
     @property
     def refused_for_access(self) -> bool:
         """Whether it failed because the service may not read its input blob: the role may not be there yet."""
-        return self.status == "failed" and any(error.code == NO_PERMISSIONS for error in self.errors)
+        return self._failed_unrun(NO_PERMISSIONS)
 
 
 def failed_for_good(errors: tuple[ServiceError, ...]) -> bool:

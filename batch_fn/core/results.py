@@ -74,7 +74,7 @@ class _Error(msgspec.Struct):
     message: str | None = None
 
     def __bool__(self) -> bool:
-        return self.code is not None or bool(self.message)
+        return bool(self.code) or bool(self.message)
 
 
 class _Line(msgspec.Struct):
@@ -144,7 +144,7 @@ def _odd_error(raw: bytes) -> _Error | str | None:
         error = loose_json.members(raw)
     except ValueError:
         return loose_json.string(raw) or "unknown"
-    if not error:
+    if all(said in _NO_ERROR for said in error.values()):
         return None
     code = error.get("code", b"null")
     return _Error(loose_json.string(code) or (None if code == b"null" else "unknown"), "unknown")
@@ -183,8 +183,8 @@ def _numbered(first_line: int, finals: Iterator[FinalResult]) -> Iterator[tuple[
 
 
 def _by_status(status: int | None, usage: Usage) -> Verdict:
-    if status is None:  # that it says nothing does not mean that it is not paid for
-        return Verdict.SUCCEEDED if usage.total_tokens else Verdict.RETRY
+    if status is None:  # that it says nothing does not mean that the request did not succeed
+        return Verdict.SUCCEEDED if usage.total_tokens else Verdict.FAILED
     if status in RETRYABLE_STATUSES or status >= 500:
         return Verdict.RETRY
     return Verdict.SUCCEEDED if 200 <= status < 300 else Verdict.FAILED

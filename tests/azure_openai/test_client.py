@@ -494,7 +494,11 @@ def at(text: str) -> datetime:
 )
 def test_a_payload_is_read_as_a_batch(payload: str, expected: ServiceBatch) -> None:
     body = json.loads((PAYLOADS / f"{payload}.json").read_bytes())
-    only_shown = {"endpoint": body.get("endpoint") or "", "total": (body.get("request_counts") or {}).get("total") or 0}
+    counts = body.get("request_counts") or {}
+    only_shown = {
+        "endpoint": body.get("endpoint") or "",
+        "total": counts["total"] if counts.get("completed") is not None else 0,
+    }
     assert read_batch(body) == msgspec.structs.replace(expected, **only_shown)
 
 

@@ -73,7 +73,7 @@ def test_each_line_of_a_payload_is_judged(file: str, expected: list[Result]) -> 
         (500, Verdict.RETRY),
         (503, Verdict.RETRY),
         (529, Verdict.RETRY),
-        (None, Verdict.RETRY),
+        (None, Verdict.FAILED),
     ],
 )
 def test_a_line_s_status_decides(status: int | None, verdict: Verdict) -> None:
@@ -178,7 +178,7 @@ def test_an_answer_that_is_not_quite_as_it_should_be_is_an_answer(raw: bytes, us
         (odd(status=b'"429"'), Verdict.RETRY),
         (odd(status=b"503.0"), Verdict.RETRY),
         (odd(status=b'"400"'), Verdict.FAILED),
-        (odd(status=b"null"), Verdict.RETRY),
+        (odd(status=b"null"), Verdict.FAILED),
         (odd(SPENT, status=b"null", error=b'"batch_expired"'), Verdict.RETRY),
         (odd(b'"\xff \\ud83d"', error=b'{"code": "content_filter"}'), Verdict.FAILED),
         (odd(b'"\xff \\ud83d"', error=b'{"code": "batch_expired"}'), Verdict.RETRY),

@@ -1,0 +1,67 @@
+"""What a review made up to break the rules: answers that tell less, failures that are none, a week of standing still."""
+
+import json
+from typing import Any
+from unittest import mock
+
+import msgspec
+import pytest
+
+from batch_fn.azure_openai.wire import read_batch
+from batch_fn.core.batches import ServiceBatch, ServiceError
+from batch_fn.core.results import Verdict, read_result
+from tests.model.test_regressions_results import BOTH_MODES, OUTPUT, Odd, running
+from tests.model.world import Answer, Batch, End, World
+
+
+def _counting(**counts: Any) -> Any:
+    """The service's counts, as read from JSON where some are null."""
+    described = World.described
+
+    def shown(world: World, batch: Batch) -> ServiceBatch:
+        told = described(world, batch)
+        read = read_batch({"id": batch.id, "request_counts": {"total": told.total, "failed": told.failed} | counts})
+        return msgspec.structs.replace(told, total=read.total, completed=read.completed, failed=read.failed)
+
+    return mock.patch.object(World, "described", shown)
+
+
+@BOTH_MODES
+@pytest.mark.parametrize("end", [End.COMPLETED, End.EXPIRED, End.CANCELLED])
+def test_a_null_beside_a_total_does_not_say_that_no_line_was_answered(end: End, mode: type[Odd]) -> None:
+    with running(mode) as pipeline, _counting(completed=None):
+        (batch,) = pipeline.drop("two lines")
+        for _ in range(2):
+            pipeline.world.run_line(batch, Answer.ANSWERED)
+        pipeline.world.end(batch, end)
+        kept, key = pipeline.result(batch, OUTPUT)
+        kept[key].content = kept[key].content.splitlines(keepends=True)[0]
+        pipeline.go_on()
+        assert len(pipeline.world.batches) == 1
+        assert pipeline.only_report()["counts"] == {"requests": 2, "succeeded": 1, "failed": 1}
+
+
+@BOTH_MODES
+def test_what_a_batch_answered_before_it_failed_for_quota_is_kept_and_not_paid_twice(mode: type[Odd]) -> None:
+    with running(mode) as pipeline:
+        (batch,) = pipeline.drop("two lines")
+        pipeline.world.run_line(batch, Answer.ANSWERED)
+        pipeline.world.end(batch, End.FAILED)
+        batch.errors = (ServiceError("token_limit_exceeded", "The deployment is full."),)
+        pipeline.go_on()
+        assert [[*each.lines] for each in pipeline.world.batches.values()] == [["a", "b"], ["b"]]
+        assert pipeline.only_report()["status"] == "succeeded"
+
+
+def test_a_response_without_a_status_is_no_reason_to_send_its_line_again() -> None:
+    response = {"status_code": None, "body": {"choices": [{"message": {"content": "Yes."}}]}}
+    result = read_result(json.dumps({"custom_id": "a", "response": response, "error": None}).encode())
+    assert result is not None
+    assert result.verdict is not Verdict.RETRY
+
+
+def test_an_error_of_empty_strings_is_none() -> None:
+    line = {"custom_id": "a", "response": {"status_code": 200, "body": {}}, "error": {"code": "", "message": ""}}
+    result = read_result(json.dumps(line).encode())
+    assert result is not None
+    assert result.verdict is Verdict.SUCCEEDED
