@@ -1,4 +1,4 @@
-"""What a review made up to break the rules: answers that tell less, failures that are none, a week of standing still."""
+"""Attempts to break the rules: answers that say less, failures that are none, a week of standstill."""
 
 import json
 from typing import Any
