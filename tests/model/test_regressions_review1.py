@@ -1,4 +1,4 @@
-"""What a review made up to break the rules: answers that tell less, failures that are none, a week of standing still."""
+"""What a review made up to break the rules: answers that tell less, failures that are none, a week at a stand."""
 
 import json
 from typing import Any
@@ -8,9 +8,22 @@ import msgspec
 import pytest
 
 from batch_fn.azure_openai.wire import read_batch
-from batch_fn.core.batches import ServiceBatch, ServiceError
+from batch_fn.core.batches import ServiceBatch, ServiceError, TransientServiceError
+from batch_fn.core.jobs import PartState
 from batch_fn.core.results import Verdict, read_result
+from batch_fn.settings import DAY
 from tests.model.test_regressions_results import BOTH_MODES, OUTPUT, Odd, running
+from tests.model.test_regressions_service import (
+    HOUR,
+    ROUTE_GONE,
+    _pipeline,
+    _rides_home,
+    _sent,
+    _service,
+    _status,
+    _the_part,
+    _time_goes_on,
+)
 from tests.model.world import Answer, Batch, End, World
 
 
@@ -65,3 +78,32 @@ def test_an_error_of_empty_strings_is_none() -> None:
     result = read_result(json.dumps(line).encode())
     assert result is not None
     assert result.verdict is Verdict.SUCCEEDED
+
+
+@pytest.mark.parametrize("days", [8, 30])
+def test_a_stopped_app_gives_up_no_open_batch_at_its_first_looks(days: int) -> None:
+    """A week passes between two failed looks: that is no week of looking."""
+    with _pipeline() as pipeline:
+        batch = _sent(pipeline)
+        with _service(retrieve=TransientServiceError("HTTP 429"), pages=ROUTE_GONE):
+            pipeline.the_timer_ticks(luck=None)
+            pipeline.time_passes(seconds=days * DAY)
+            pipeline.world.end(batch, End.COMPLETED)
+            pipeline.the_timer_ticks(luck=None)
+            assert _the_part(pipeline).state is PartState.OPEN
+        _time_goes_on(pipeline, HOUR)
+        assert _status(pipeline) == "succeeded"
+
+
+def test_two_hitches_with_a_week_of_waiting_between_are_no_week_of_trouble() -> None:
+    with _pipeline() as pipeline:
+        pipeline.a_user_drops_a_file(name="monday.jsonl", kind="two lines")
+        pipeline.all_goes_on_for_a_while(seconds=0, ends=None, luck=None)
+        for seconds in (20, 8 * DAY):
+            with _service(upload=TransientServiceError("HTTP 503")):
+                pipeline.all_goes_on_for_a_while(seconds=seconds, ends=None, luck=None)
+                pipeline.all_goes_on_for_a_while(seconds=0, ends=None, luck=None)
+            assert _the_part(pipeline).state is PartState.WAITING
+            assert _the_part(pipeline).trouble_since is not None
+        _rides_home(pipeline)
+        assert _status(pipeline) == "succeeded"
