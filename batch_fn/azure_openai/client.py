@@ -152,8 +152,9 @@ class OpenAIBatches:
         _repeat(fetch, by_id=True, tries=DOWNLOAD_TRIES)
 
     def delete_files_of(self, part: Part) -> None:
-        """Delete every file that an attempt of a part may have left. Raises: TransientServiceError."""
-        known = {part.file_id, part.output_file_id, part.error_file_id, *part.leftovers}
+        """Delete every file that an attempt of a part needs no more. Raises: TransientServiceError."""
+        results = () if part.results_left else (part.output_file_id, part.error_file_id)
+        known = {part.file_id, *results, *part.leftovers}
         if part.claims > 1:  # an upload whose answer was lost
             known.update(self.find_files(part.file_name))
         for file_id in known - {""}:

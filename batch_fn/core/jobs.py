@@ -272,6 +272,8 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
 
     collect_trouble: Trouble | None = None
     """Why it could not be settled yet, once it has ended."""
+    results_left: bool = False
+    """Results of it could not be fetched. There is no copy of them, so they stay where they are."""
     input_gone: str = ""
     """How its lines were settled after the blob with them was deleted: see core/report.py; empty if it was there."""
     succeeded: int = 0

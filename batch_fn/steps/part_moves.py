@@ -242,6 +242,11 @@ def postpone_collect(app: App, stored: Stored[Part], until: datetime, why: Wait,
     )
 
 
+def leave_results(app: App, stored: Stored[Part]) -> Part:
+    """Record that results of an ended part are given up, so that they stay. Return its row. Raises: ConflictError."""
+    return app.tables.update(stored, stored.row.with_state(PartState.ENDED, stored.row.due, results_left=True)).row
+
+
 def bundle(app: App, stored: Stored[Part], bundle_id: str) -> Part:
     """Claim a waiting part for a bundle, or renew that claim. Return its row. Raises: ConflictError."""
     due = clock.after(app.settings.claim_seconds + app.settings.resend_seconds)

@@ -12,7 +12,7 @@ from batch_fn.core.batches import ServiceBatch, ServiceError, TransientServiceEr
 from batch_fn.core.jobs import PartState
 from batch_fn.core.results import Verdict, read_result
 from batch_fn.settings import DAY
-from tests.model.test_regressions_results import BOTH_MODES, OUTPUT, Odd, running
+from tests.model.test_regressions_results import BOTH_MODES, FULL, OUTPUT, Odd, OddOnBlobs, failing, running
 from tests.model.test_regressions_service import (
     HOUR,
     ROUTE_GONE,
@@ -78,6 +78,40 @@ def test_an_error_of_empty_strings_is_none() -> None:
     result = read_result(json.dumps(line).encode())
     assert result is not None
     assert result.verdict is Verdict.SUCCEEDED
+
+
+@pytest.mark.parametrize("kinds", [["two lines"], ["one line", "one line"]])
+@pytest.mark.parametrize("error", [FULL, TransientServiceError("HTTP 503")])
+def test_results_that_could_not_be_fetched_are_not_deleted(kinds: list[str], error: Exception) -> None:
+    """They were paid for, and there is no copy of them: the service keeps them until they expire."""
+    with running() as pipeline:
+        (batch,) = pipeline.drop(*kinds)
+        pipeline.world.end(batch, End.COMPLETED)
+        with failing(error, 10**6):
+            for _ in range(15):
+                pipeline.go_on(rounds=3)
+                pipeline.time_passes(seconds=12 * HOUR)
+        pipeline.go_on()
+        assert len(pipeline.world.history) == len(kinds)
+        assert [*pipeline.world.files] == [batch.output_file_id]
+        pipeline.world.files.clear()
+
+
+def test_result_blobs_that_could_not_be_fetched_are_not_deleted() -> None:
+    with running(OddOnBlobs) as pipeline:
+        (batch,) = pipeline.drop("two lines")
+        pipeline.world.end(batch, End.COMPLETED)
+        kept, key = pipeline.result(batch, OUTPUT)
+        with mock.patch("batch_fn.steps.answers.BatchResults._copy", side_effect=FULL):
+            for _ in range(15):
+                pipeline.go_on(rounds=3)
+                pipeline.time_passes(seconds=12 * HOUR)
+        pipeline.go_on()
+        assert len(pipeline.world.history) == 1
+        assert key in kept
+        for container, name in [*pipeline.world.blobs]:
+            if container == key[0]:
+                del pipeline.world.blobs[container, name]
 
 
 @pytest.mark.parametrize("days", [8, 30])
