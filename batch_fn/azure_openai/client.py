@@ -203,9 +203,13 @@ class OpenAIBatches:
         """Return the batch that was made for this attempt, at or after `since`; None if a complete list lacks it.
 
         Raises:
-            ServiceCallError: if the service does not give a complete list.
+            ServiceCallError: if the service does not give a complete list, or a batch in it that may be the one.
         """
-        for batch in self._since(since):
+        for listed in self._since(since):
+            batch = listed
+            if listed.anonymous and (listed.created_at is None or listed.created_at >= since):
+                with contextlib.suppress(NotFoundError):
+                    batch = self.retrieve(listed.id)  # a list may tell less
             if _made_for(batch, part) and not batch.refused and batch.id not in part.refused:
                 return batch
         return None
@@ -288,7 +292,8 @@ def _made_for(batch: ServiceBatch, part: Part) -> bool:
     """Return whether a batch carries the mark of a part, in whichever way it was sent."""
     if part.input_blob and unquote(batch.input_blob) == unquote(part.input_blob):  # each may quote a name its own way
         return True
-    return batch.metadata == part.metadata or bool(part.file_id and batch.input_file_id == part.file_id)
+    marked = part.metadata.items() <= batch.metadata.items()
+    return marked or bool(part.file_id and batch.input_file_id == part.file_id)
 
 
 def _members(answer: Any) -> dict[str, Any]:
