@@ -49,7 +49,7 @@ def open_batch(app: App, stored: Stored[Part], batch: ServiceBatch) -> None:
         not_found_since=None,
         end_seen_at=None,
         trouble_since=None,
-        created_at=batch.created_at or clock.now(),
+        created_at=batch.created_at or stored.row.create_intent_at or clock.now(),
     )
     app.tables.update(stored, part)
     log.info(

@@ -16,6 +16,7 @@ from tests.model.test_regressions_results import BOTH_MODES, FULL, OUTPUT, Odd, 
 from tests.model.test_regressions_service import (
     HOUR,
     ROUTE_GONE,
+    _create_is_lost,
     _pipeline,
     _rides_home,
     _sent,
@@ -141,3 +142,21 @@ def test_two_hitches_with_a_week_of_waiting_between_are_no_week_of_trouble() -> 
             assert _the_part(pipeline).trouble_since is not None
         _rides_home(pipeline)
         assert _status(pipeline) == "succeeded"
+
+
+def test_an_adopted_batch_without_a_time_was_made_when_its_create_was_sent() -> None:
+    """From when it was found, a list would count as complete that was not read back to it."""
+    described = World.described
+
+    def undated(world: World, batch: Batch) -> ServiceBatch:
+        return msgspec.structs.replace(described(world, batch), created_at=None)
+
+    with _pipeline() as pipeline, mock.patch.object(World, "described", undated):
+        _create_is_lost(pipeline, made=True)
+        sent_at = _the_part(pipeline).create_intent_at
+        with _service(find_batch=ROUTE_GONE):
+            _time_goes_on(pipeline, 5 * HOUR)
+        _time_goes_on(pipeline, HOUR)
+        part = _the_part(pipeline)
+        assert (part.state, part.created_at) == (PartState.OPEN, sent_at)
+        _rides_home(pipeline)
