@@ -30,6 +30,7 @@ PLACE_SETTINGS = frozenset(
         "submit_queue",
         "collect_queue",
         "completed_queue",
+        "doctor_queue",
         "jobs_table",
         "deployments_table",
         "work_table",

@@ -153,8 +153,9 @@ class OpenAIBatches:
         _repeat(fetch, by_id=True, tries=DOWNLOAD_TRIES)
 
     def delete_files_of(self, part: Part) -> None:
-        """Delete every file that an attempt of a part may have left. Raises: TransientServiceError."""
-        known = {part.file_id, part.output_file_id, part.error_file_id, *part.leftovers}
+        """Delete every file that an attempt of a part needs no more. Raises: TransientServiceError."""
+        results = () if part.results_left else (part.output_file_id, part.error_file_id)
+        known = {part.file_id, *results, *part.leftovers}
         if part.claims > 1:  # an upload whose answer was lost
             known.update(self.find_files(part.file_name))
         for file_id in known - {""}:
@@ -203,9 +204,13 @@ class OpenAIBatches:
         """Return the batch that was made for this attempt, at or after `since`; None if a complete list lacks it.
 
         Raises:
-            ServiceCallError: if the service does not give a complete list.
+            ServiceCallError: if the service does not give a complete list, or a batch in it that may be the one.
         """
-        for batch in self._since(since):
+        for listed in self._since(since):
+            batch = listed
+            if listed.anonymous and (listed.created_at is None or listed.created_at >= since):
+                with contextlib.suppress(NotFoundError):
+                    batch = self.retrieve(listed.id)  # a list may tell less
             if _made_for(batch, part) and not batch.refused and batch.id not in part.refused:
                 return batch
         return None
@@ -288,7 +293,8 @@ def _made_for(batch: ServiceBatch, part: Part) -> bool:
     """Return whether a batch carries the mark of a part, in whichever way it was sent."""
     if part.input_blob and unquote(batch.input_blob) == unquote(part.input_blob):  # each may quote a name its own way
         return True
-    return batch.metadata == part.metadata or bool(part.file_id and batch.input_file_id == part.file_id)
+    marked = part.metadata.items() <= batch.metadata.items()
+    return marked or bool(part.file_id and batch.input_file_id == part.file_id)
 
 
 def _members(answer: Any) -> dict[str, Any]:

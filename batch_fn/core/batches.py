@@ -92,6 +92,11 @@ class ServiceBatch(msgspec.Struct, frozen=True, kw_only=True):
         return not self.terminal and self.status != "cancelling"
 
     @property
+    def anonymous(self) -> bool:
+        """Whether nothing is told of whose it is: neither its metadata nor its input."""
+        return not (self.metadata or self.input_file_id or self.input_blob)
+
+    @property
     def lacks_results(self) -> bool:
         """Whether it has ended without naming results that it must or may have: they may be named later."""
         output, errors = self.output_file_id or self.output_blob, self.error_file_id or self.error_blob

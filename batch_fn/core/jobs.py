@@ -240,6 +240,8 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     """When a complete list first lacked a batch for that, after those seconds."""
     trouble_since: datetime | None = None
     """Since when the service does not answer for this part, or refuses what every file would be refused."""
+    trouble_tries: int = 0
+    """How often that was met since then."""
     refused_since: datetime | None = None
     """Since when the service refuses this very part, for a reason that may pass."""
     refused: tuple[str, ...] = ()
@@ -270,6 +272,8 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
 
     collect_trouble: Trouble | None = None
     """Why it could not be settled yet, once it has ended."""
+    results_left: bool = False
+    """Results of it could not be fetched. There is no copy of them, so they stay where they are."""
     input_gone: str = ""
     """How its lines were settled after the blob with them was deleted: see core/report.py; empty if it was there."""
     succeeded: int = 0

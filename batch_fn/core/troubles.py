@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 import msgspec
 
 MIN_TRIES = 10
-"""Tries before the results are given up, however much time has passed: the app may have been stopped meanwhile."""
+"""Tries before anything is given up, however much time has passed: the app may have been stopped meanwhile."""
 
 MAX_PAUSE = timedelta(minutes=10)
 """Between two tries, where the service does not ask for more."""

@@ -103,6 +103,8 @@ class BatchResults:
         """Of all the answers."""
         self.lost = ""
         """Why lines without a result may have been answered all the same, and must not be sent again."""
+        self.left: list[str] = []
+        """The files and blobs with results that were given up. There is no copy of them: they must not be deleted."""
 
     def __enter__(self) -> "BatchResults":
         try:
@@ -182,9 +184,12 @@ class BatchResults:
                 self._missing.append(number)
         except NotFoundError:
             self._missing.append(number)
+            if self._give_up:  # nobody asks a list any more whether it is gone
+                self.left.append(file_id)
         except (ServiceCallError, OSError) as error:
             if not self._give_up:
                 raise
+            self.left.append(file_id or url)
             log.warning("result_given_up", job_id=part.job_id, part=part.key, result=file_id or url, error=error)
 
     def _copy(self, url: str, to: Path) -> bool:
@@ -218,7 +223,8 @@ class BatchResults:
         if output_short:
             self.lost = "results of its batch are gone from the service"
         if self._give_up:
-            self.lost = "the results of its batch could not be fetched"
+            left = f", and are left in {' and '.join(self.left)}" if self.left else ""
+            self.lost = f"the results of its batch could not be fetched{left}"
 
     def _confirm(self, short: list[int]) -> None:
         """Return if it is proven that results are missing: they were for SETTLE_SECONDS, and a missing file is gone.

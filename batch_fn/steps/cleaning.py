@@ -30,7 +30,8 @@ def clean_up(app: App, lease: FinishingLease, parts: list[Stored[Part]]) -> bool
             return False
         log.warning("files_left", job_id=job.job_id, trouble=trouble)
     # Recorded in a row or not: an instance that wrote a blob may have died before it recorded that.
-    app.blobs.clear_work(job.work_folder, lease.renew)
+    if not any(stored.row.results_left and stored.row.input_blob for stored in parts):
+        app.blobs.clear_work(job.work_folder, lease.renew)
     return True
 
 

@@ -66,14 +66,14 @@ def _try_to_settle(app: App, job: Job, stored: Stored[Part]) -> None:
     """
     part, now = stored.row, clock.now()
     try:
-        _settle(app, job, part)
+        _settle(app, job, stored)
     except ConflictError:
         raise
     except Exception as error:
         trouble = troubles.met(part.collect_trouble, now, missing=isinstance(error, ResultsNotReadyError))
         if trouble.is_exhausted(now, app.settings.environment_wait_seconds):
             log.warning("collect_given_up", job_id=job.job_id, part=part.key, tries=trouble.tries, error=error)
-            _settle(app, job, part, give_up=True)
+            _settle(app, job, stored, give_up=True)
             return
         reason, retry_after = _reason(error)
         until = error.until if isinstance(error, ResultsNotReadyError) else None
@@ -127,11 +127,12 @@ def _ended_anew(app: App, part: Part, trouble: Trouble) -> dict[str, Any]:
     return {name: value for name, value in told.items() if value}
 
 
-def _settle(app: App, job: Job, part: Part, *, give_up: bool = False) -> None:
+def _settle(app: App, job: Job, stored: Stored[Part], *, give_up: bool = False) -> None:
     with (
         tempfile.TemporaryDirectory() as folder,
-        BatchResults(app, part, Path(folder), members=len(job.members), give_up=give_up) as answers,
+        BatchResults(app, stored.row, Path(folder), members=len(job.members), give_up=give_up) as answers,
     ):
+        part = part_moves.leave_results(app, stored) if answers.left else stored.row
         if not job.members:
             PartSettlement(app, job, part, answers, Path(folder), give_up=give_up).run()
         elif not answers and not blames_no_line(part.errors) and (failed_for_good(part.errors) or not part.batch_id):

@@ -58,8 +58,7 @@ def is_ruled_out(app: App, stored: Stored[Part]) -> bool:
 def begin(app: App, stored: Stored[Part], error: Exception) -> None:
     """Note that the create just sent got no answer that tells. Raises: ConflictError."""
     now, until = clock.now(), clock.after(app.settings.settle_seconds)
-    since = stored.row.trouble_since or now
-    part_moves.wait(app, stored, until, _why(str(error)), create_intent_found_at=now, trouble_since=since)
+    part_moves.wait(app, stored, until, _why(str(error)), create_intent_found_at=now, **trouble.met(stored.row))
 
 
 def _wait_out(app: App, stored: Stored[Part], error: Exception) -> None:

@@ -10,6 +10,7 @@ import msgspec
 from batch_fn.app import App
 from batch_fn.core.batches import ServiceBatch, ServiceError
 from batch_fn.core.jobs import Part, PartState
+from batch_fn.core.troubles import MIN_TRIES
 from batch_fn.core.waits import Wait
 from batch_fn.runtime import clock, log
 from batch_fn.storage.rows import Stored
@@ -48,7 +49,7 @@ def open_batch(app: App, stored: Stored[Part], batch: ServiceBatch) -> None:
         not_found_since=None,
         end_seen_at=None,
         trouble_since=None,
-        created_at=batch.created_at or clock.now(),
+        created_at=batch.created_at or stored.row.create_intent_at or clock.now(),
     )
     app.tables.update(stored, part)
     log.info(
@@ -98,12 +99,16 @@ def record_not_found(app: App, stored: Stored[Part], now: datetime) -> None:
     log.warning("batch_not_found", job_id=part.job_id, part=part.key, batch=part.batch_id, until=until)
 
 
-def record_trouble(app: App, stored: Stored[Part], why: Wait, since: datetime, due: datetime) -> None:
+def record_trouble(
+    app: App, stored: Stored[Part], why: Wait, due: datetime, *, trouble_since: datetime, trouble_tries: int
+) -> None:
     """Record that the service could not be asked for an open batch. Raises: ConflictError."""
     part = stored.row
     known = part.trouble_since is not None and part.wait is not None and part.wait.message == why.message
-    if not known or due != part.due:  # the same trouble in each tick is not worth a write
-        app.tables.update(stored, part.with_state(PartState.OPEN, due, trouble_since=since, wait=why))
+    # The same trouble in each tick is not worth a write, once it was met often enough to be believed.
+    if not known or due != part.due or trouble_tries <= MIN_TRIES:
+        changes = {"trouble_since": trouble_since, "trouble_tries": trouble_tries, "wait": why}
+        app.tables.update(stored, part.with_state(PartState.OPEN, due, **changes))
 
 
 def wait(app: App, stored: Stored[Part], until: datetime, why: Wait, **changes: object) -> None:
@@ -235,6 +240,11 @@ def postpone_collect(app: App, stored: Stored[Part], until: datetime, why: Wait,
     log.warning(
         "collect_postponed", job_id=part.job_id, part=part.key, reason=why.reason, message=why.message, until=until
     )
+
+
+def leave_results(app: App, stored: Stored[Part]) -> Part:
+    """Record that results of an ended part are given up, so that they stay. Return its row. Raises: ConflictError."""
+    return app.tables.update(stored, stored.row.with_state(PartState.ENDED, stored.row.due, results_left=True)).row
 
 
 def bundle(app: App, stored: Stored[Part], bundle_id: str) -> Part:

@@ -1,11 +1,13 @@
 """The service cannot be used: nothing that a file could be blamed for, so its part waits, and uses no attempt.
 
 It waits longer each time, with the reason shown, and goes on when the service can be used again. A part that has waited
-for ENVIRONMENT_WAIT_SECONDS ends with an explanation of each line. A line that may have been sent is never sent again.
+for ENVIRONMENT_WAIT_SECONDS, and was tried MIN_TRIES times, ends with an explanation of each line. A line that may have
+been sent is never sent again.
 """
 
 import random
 from datetime import datetime, timedelta
+from typing import Any
 
 import msgspec
 
@@ -19,6 +21,7 @@ from batch_fn.core.batches import (
     TransientServiceError,
 )
 from batch_fn.core.jobs import Part
+from batch_fn.core.troubles import MIN_TRIES
 from batch_fn.core.waits import Wait
 from batch_fn.runtime import clock, log
 from batch_fn.steps import part_moves
@@ -41,10 +44,11 @@ def wait_out(app: App, stored: Stored[Part], why: Wait, error: Exception | None 
         ConflictError: if the part has changed since it was read.
     """
     part = stored.row
-    since = part.trouble_since or clock.now()
-    if not _is_over(app, since):
+    trouble = met(part)
+    since = trouble["trouble_since"]
+    if not _is_over(app, **trouble):
         seconds = max(backoff(app, since), retry_after(error))
-        part_moves.wait(app, stored, clock.after(seconds), why, trouble_since=since, **changes)
+        part_moves.wait(app, stored, clock.after(seconds), why, **trouble, **changes)
         return
     may_have_been_sent = changes.get("create_intent_at", part.create_intent_at) is not None
     code = OUTCOME_UNKNOWN if may_have_been_sent else SERVICE_UNREACHABLE
@@ -58,11 +62,18 @@ def end_if_over(app: App, stored: Stored[Part]) -> bool:
         ConflictError: if the part has changed since it was read.
     """
     part = stored.row
-    if part.trouble_since is None or not _is_over(app, part.trouble_since):
+    if part.trouble_since is None or not _is_over(app, part.trouble_since, part.trouble_tries):
         return False
     why = part.wait or Wait(reason="service")
     part_moves.end_unsent(app, stored, ServiceError(SERVICE_UNREACHABLE, _explained(app, why)))
     return True
+
+
+def met(part: Part) -> dict[str, Any]:
+    """Return the fields of a part that has met trouble now, for the first time or again."""
+    if part.trouble_since is None:
+        return {"trouble_since": clock.now(), "trouble_tries": 1}
+    return {"trouble_since": part.trouble_since, "trouble_tries": part.trouble_tries + 1}
 
 
 def retry_after(error: Exception | None) -> float:
@@ -77,12 +88,12 @@ def meet_open(app: App, stored: Stored[Part], error: Exception, now: datetime) -
         ConflictError: if the part has changed since it was read.
     """
     part = stored.row
-    since = part.trouble_since or now
-    why = Wait(reason="service", message=str(error), until=since + _patience(app))
+    trouble = met(part)
+    why = Wait(reason="service", message=str(error), until=trouble["trouble_since"] + _patience(app))
     log.warning("poll_failed", job_id=part.job_id, part=part.key, batch=part.batch_id, trouble=error)
-    if not _is_over(app, since):
+    if not _is_over(app, **trouble):
         seconds = retry_after(error)
-        part_moves.record_trouble(app, stored, why, since, clock.after(seconds) if seconds else part.due or now)
+        part_moves.record_trouble(app, stored, why, clock.after(seconds) if seconds else part.due or now, **trouble)
         return
     end = ServiceBatch(
         id=part.batch_id,
@@ -100,7 +111,7 @@ def refused_access(app: App, stored: Stored[Part], batch: ServiceBatch, now: dat
         ConflictError: if the part has changed since it was read.
     """
     since = stored.row.refused_since or now
-    if not _is_over(app, since):
+    if now - since < _patience(app):
         seconds = max(backoff(app, since), app.settings.quota_backoff_seconds)
         part_moves.wait_after_refusal(app, stored, batch, clock.after(seconds), refused_since=since)
         return
@@ -117,8 +128,8 @@ def elsewhere(app: App, part: Part) -> Exception:
     )
 
 
-def _is_over(app: App, since: datetime) -> bool:
-    return clock.now() - since >= _patience(app)
+def _is_over(app: App, trouble_since: datetime, trouble_tries: int) -> bool:
+    return trouble_tries >= MIN_TRIES and clock.now() - trouble_since >= _patience(app)
 
 
 def _patience(app: App) -> timedelta:

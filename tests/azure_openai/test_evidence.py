@@ -173,6 +173,26 @@ def test_an_entry_of_others_that_cannot_be_read_hides_no_other(service: Service,
     assert found.id == "batch-ours"
 
 
+@pytest.mark.parametrize("created_at", [NOON + 60, None])
+def test_a_listed_batch_that_does_not_say_whose_it_is_is_asked_for(service: Service, created_at: Any) -> None:
+    """A lost create was ruled out by a list that had its batch, with nothing but its id: it was made again."""
+    unsaid = {"id": OURS["id"], "created_at": created_at, "metadata": None, "input_file_id": ""}
+    service.answers["GET batches"] = (200, {"data": [unsaid], "has_more": False})
+    service.answers["GET batch-ours"] = (200, OURS)
+    found = service.client.find_batch(PART, SINCE)
+    assert found is not None
+    assert found.metadata == PART.metadata
+    service.answers["GET batch-ours"] = (503, {})
+    with pytest.raises(TransientServiceError):
+        service.client.find_batch(PART, SINCE)
+
+
+def test_a_batch_with_more_metadata_than_was_sent_is_ours(service: Service) -> None:
+    more = OURS | {"metadata": PART.metadata | {"added": "by the service"}}
+    service.answers["GET batches"] = (200, {"data": [more], "has_more": False})
+    assert service.client.find_batch(PART, SINCE) is not None
+
+
 @pytest.mark.parametrize("broken", BROKEN, ids=repr)
 def test_what_has_no_id_is_no_batch(broken: Any) -> None:
     with pytest.raises(UnreadableBatchError):

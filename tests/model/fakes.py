@@ -604,12 +604,8 @@ class FakeService(_Hand):
         to.write_bytes(self._file(file_id))
 
     def delete_files_of(self, part: Part) -> None:
-        known = {
-            part.file_id: None,
-            part.output_file_id: None,
-            part.error_file_id: None,
-            **dict.fromkeys(part.leftovers),
-        }
+        results = () if part.results_left else (part.output_file_id, part.error_file_id)
+        known = dict.fromkeys((part.file_id, *results, *part.leftovers))
         if part.claims > 1:
             known.update(dict.fromkeys(self.find_files(part.file_name)))
         for file_id in known:

@@ -83,6 +83,9 @@ def restore(stage: Stage, connection_string: str, service: AzureOpenAI) -> Stage
         blobs.get_blob_client(container, name).upload_blob(blob["content"].encode(), metadata=blob["metadata"])
     tables = TableServiceClient.from_connection_string(connection_string)
     for table, rows in stage["tables"].items():
+        for row in rows:
+            if row.get("endpoint"):  # the resource that a part was sent to
+                row["endpoint"] = service.url
         put_rows(tables.get_table_client(table), rows)
     queues = QueueServiceClient.from_connection_string(connection_string)
     for queue, bodies in stage["queues"].items():
@@ -206,6 +209,7 @@ def _plain(text: str) -> str:
     text = re.sub(rf"^\d{{11}}-{_JOB_ID.pattern}$", "<seconds, counted down>-<job id>", text)
     text = re.sub(r"^\d{6}$", "<first six digits of these>", text)
     text = re.sub(r"(?<=/)[0-9a-f]{10}(?=/)", "<token>", text)
+    text = re.sub(r"(?<=\.)[0-9a-f]{8}(?=\.)", "<token>", text)
     return _JOB_ID.sub("<job id>", text)
 
 
