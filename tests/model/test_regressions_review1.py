@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 """Attempts to break the rules: answers that say less, failures that are none, a week of standstill."""
-=======
-"""What a review made up to break the rules: answers that tell less, failures that are none, a week at a stand."""
->>>>>>> reviewr1
 
 import json
 from typing import Any
